@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BadInput', 'ConfigError', 'nearest', 'canonical_json', 'digest', 'file_digest', 'home', 'data_dir', 'reports_dir',
-           'atomic_write', 'Config', 'read_mapping', 'split_list', 'parse_flags', 'notebook_parameters']
+           'atomic_write', 'read_mapping', 'split_list', 'parse_flags', 'notebook_parameters', 'Config']
 
 # %% ../../nbs/core/00_config.ipynb #0f283f84
 import hashlib, json, math, os, re, tempfile
@@ -95,45 +95,6 @@ def _umask() -> int:
     os.umask(mask)
     return mask
 
-# %% ../../nbs/core/00_config.ipynb #034df960
-def _sentence(model: type[BaseModel], err: ValidationError) -> str:
-    "The first problem of a pydantic error as one sentence."
-    e = err.errors()[0]
-    key = ".".join(str(x) for x in e["loc"])
-    if e["type"] == "extra_forbidden":
-        near = nearest(key, model.model_fields)
-        return f"unknown option {key!r}" + (f"; did you mean {near!r}?" if near else f"; known options: {', '.join(sorted(model.model_fields))}.")
-    said = e["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    if e["type"] == "value_error": return f"option {key!r}: {said}." if key else f"{said}."
-    return f"option {key!r} is {e['input']!r}, expected {said}."
-
-# %% ../../nbs/core/00_config.ipynb #3e54a052
-class Config(BaseModel):
-    "Base of every configuration: flat, typed, frozen; unknown names are errors. Subclass it and give each field a default and a meaning."
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_bool_for_number(cls, value, info):
-        "`True` is not the integer 1: it is a flag in the wrong place."
-        if isinstance(value, bool) and cls.model_fields[info.field_name].annotation in (int, float):
-            raise ValueError(f"{value} is not a number")
-        return value
-
-    def digest(self) -> str:
-        "SHA-256 over all fields, defaults included."
-        return digest(self.model_dump(mode="json"))
-
-    def with_(self, **changes) -> Self:
-        "A copy with some fields changed, checked like a new one."
-        return type(self).parse({**self.model_dump(), **changes})
-
-    @classmethod
-    def parse(cls, values: Mapping[str, Any]) -> Self:
-        "From a mapping. Raises `ConfigError` with one sentence."
-        try: return cls(**values)
-        except ValidationError as e: raise ConfigError(_sentence(cls, e)) from None
-
 # %% ../../nbs/core/00_config.ipynb #629a5c10
 class _Yaml12(yaml.SafeLoader):
     "PyYAML's safe loader with the scalars of YAML 1.2: `1e-3` is a number, only true/false are booleans."
@@ -155,14 +116,6 @@ def read_mapping(path: str | Path) -> dict:
     except (json.JSONDecodeError, yaml.YAMLError) as e: raise ConfigError(f"{path} cannot be read: {' '.join(str(e).split())}.") from None
     if not isinstance(found, dict): raise ConfigError(f"{path} holds a {type(found).__name__}, expected a mapping of options to values.")
     return found
-
-# %% ../../nbs/core/00_config.ipynb #7ef3ca6e
-def _load(cls, path):
-    "From a JSON or YAML file. Raises `ConfigError` naming the file and the key."
-    try: return cls.parse(read_mapping(path))
-    except ConfigError as e: raise ConfigError(str(e) if str(path) in str(e) else f"{path}: {e}") from None
-
-Config.load = classmethod(_load)
 
 # %% ../../nbs/core/00_config.ipynb #bcc29367
 def _is_bool(model: type[BaseModel], key: str) -> bool:
@@ -208,8 +161,6 @@ def parse_flags(model: type[BaseModel], flags: list[str]) -> dict[str, Any]:
         if _is_list(model, key) and isinstance(values[key], str): values[key] = split_list(values[key])
     return values
 
-Config.from_flags = classmethod(lambda cls, flags: cls.parse(parse_flags(cls, flags)))
-
 # %% ../../nbs/core/00_config.ipynb #9de048cf
 _NOTEBOOK_NAMES = {"In", "Out", "exit", "quit", "get_ipython", "open"}
 
@@ -219,4 +170,58 @@ def notebook_parameters(namespace: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in namespace.items()
             if not k.startswith("_") and k not in _NOTEBOOK_NAMES and type(v) in plain and k != "PAPERMILL_INPUT_PATH" and k != "PAPERMILL_OUTPUT_PATH"}
 
-Config.from_notebook = classmethod(lambda cls, namespace: cls.parse(notebook_parameters(namespace)))
+# %% ../../nbs/core/00_config.ipynb #034df960
+def _sentence(model: type[BaseModel], err: ValidationError) -> str:
+    "The first problem of a pydantic error as one sentence."
+    e = err.errors()[0]
+    key = ".".join(str(x) for x in e["loc"])
+    if e["type"] == "extra_forbidden":
+        near = nearest(key, model.model_fields)
+        return f"unknown option {key!r}" + (f"; did you mean {near!r}?" if near else f"; known options: {', '.join(sorted(model.model_fields))}.")
+    said = e["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    if e["type"] == "value_error": return f"option {key!r}: {said}." if key else f"{said}."
+    return f"option {key!r} is {e['input']!r}, expected {said}."
+
+# %% ../../nbs/core/00_config.ipynb #3e54a052
+class Config(BaseModel):
+    "Base of every configuration: flat, typed, frozen; unknown names are errors. Subclass it and give each field a default and a meaning."
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_bool_for_number(cls, value, info):
+        "`True` is not the integer 1: it is a flag in the wrong place."
+        if isinstance(value, bool) and cls.model_fields[info.field_name].annotation in (int, float):
+            raise ValueError(f"{value} is not a number")
+        return value
+
+    def digest(self) -> str:
+        "SHA-256 over all fields, defaults included."
+        return digest(self.model_dump(mode="json"))
+
+    def with_(self, **changes) -> Self:
+        "A copy with some fields changed, checked like a new one."
+        return type(self).parse({**self.model_dump(), **changes})
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any]) -> Self:
+        "From a mapping. Raises `ConfigError` with one sentence."
+        try: return cls(**values)
+        except ValidationError as e: raise ConfigError(_sentence(cls, e)) from None
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        "From a JSON or YAML file. Raises `ConfigError` naming the file and the key."
+        values = read_mapping(path)
+        try: return cls.parse(values)
+        except ConfigError as e: raise ConfigError(f"{path}: {e}") from None
+
+    @classmethod
+    def from_flags(cls, flags: list[str]) -> Self:
+        "From command-line flags, as `parse_flags` reads them. Raises `ConfigError`."
+        return cls.parse(parse_flags(cls, flags))
+
+    @classmethod
+    def from_notebook(cls, namespace: Mapping[str, Any]) -> Self:
+        "From a notebook's `globals()`, as `notebook_parameters` reads them. Raises `ConfigError`."
+        return cls.parse(notebook_parameters(namespace))
