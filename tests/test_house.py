@@ -75,8 +75,10 @@ def test_module_form(module):
     text = module.read_text()
     for bad in (r"except\s*:", r"except (Base)?Exception\s*:\s*(pass|continue)", r"weights_only\s*=\s*False", r"filterwarnings", r"import \*", r"\bTODO\b|\bFIXME\b"):
         assert not re.search(bad, text), f"{bad} in {module}"
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+    tree = ast.parse(text)
+    definitions = [n for owner in [tree, *(c for c in tree.body if isinstance(c, ast.ClassDef))] for n in owner.body if isinstance(n, ast.FunctionDef | ast.ClassDef)]
+    for node in definitions:
+        if not node.name.startswith("_") and node.name != "forward":  # a module's docstring says what its forward does
             assert ast.get_docstring(node), f"{node.name} has no docstring"
-            if isinstance(node, ast.FunctionDef):
-                assert node.end_lineno - node.lineno <= 60, f"{node.name} is {node.end_lineno - node.lineno} lines long"
+        if isinstance(node, ast.FunctionDef):
+            assert node.end_lineno - node.lineno <= 60, f"{node.name} is {node.end_lineno - node.lineno} lines long"
