@@ -8,10 +8,11 @@ __all__ = ['OUTCOMES', 'MAX_PIXELS', 'Problems', 'Category', 'ObjectRecord', 'Im
            'image_digest', 'read_coco', 'doctor', 'find_split', 'read_split', 'read_images', 'refuse_leakage']
 
 # %% ../../nbs/core/02_coco.ipynb #29f67b07
-import json, os, re, struct, unicodedata, zlib
+import json, mmap, os, re, struct, unicodedata, zlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, Literal
 
@@ -240,7 +241,7 @@ def object_mask(
     try: parts, dropped = _polygon_parts(seg)
     except _Skip as e: raise BadInput(f"object {obj.id}: {e.args[0]}: {e.args[1]}.") from None
     if dropped or not parts: raise BadInput(f"object {obj.id}: polygon with {', '.join(dropped) or 'no part'}.")
-    return torch.from_numpy(coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(parts, height, width)))).bool()
+    return decode_rle(coco_mask.merge(coco_mask.frPyObjects(parts, height, width)), max_pixels=height * width)
 
 # %% ../../nbs/core/02_coco.ipynb #63a0db94
 class UnreadableImage(BadInput):
@@ -557,6 +558,9 @@ def _read(annotations: Path, images_dir: Path, problems: Problems, verify: bool 
     reader = _Reader(annotations, _Names(images_dir, follow_links), problems, verify, max_pixels, require_masks)
     categories = _categories(found.get("categories", []), reader)
     images = {r.id: r for r in reader.each(found["images"], "image", lambda id, e, n: _image(id, e, reader, n))}
+    if not images:
+        reason, n = max(problems.counts.items(), key=lambda kv: kv[1])
+        raise BadInput(f"{annotations}: none of its {len(found['images'])} images can be used from {images_dir} ({reason}: {n}).")
     for path, n in Counter(r.path for r in images.values()).items():
         if n > 1: problems.add("several images name one file", annotations, f"file {path.name}", f"{n} images", "doubtful")
     for obj in reader.each(found.get("annotations", []), "annotation", lambda id, e, n: _object(id, e, images, categories, reader, n)):
@@ -575,10 +579,7 @@ def read_coco(
 ) -> CocoData:
     "A COCO instances data set, with its problems counted. Raises `BadInput` naming file and id for what is refused, and if no image is left."
     problems = Problems(_STRICT if strict else _LENIENT)
-    data = _read(Path(annotations), Path(images_dir), problems, verify_images, max_pixels, follow_links, require_masks)
-    if not data.images:
-        raise BadInput(f"{annotations}: none of its {problems.total('skipped')} images can be used; most often: {max(problems.counts, key=problems.counts.get)}.")
-    return data
+    return _read(Path(annotations), Path(images_dir), problems, verify_images, max_pixels, follow_links, require_masks)
 
 # %% ../../nbs/core/02_coco.ipynb #7cfbf44d
 def doctor(
@@ -595,6 +596,13 @@ def doctor(
     return problems.table()
 
 # %% ../../nbs/core/02_coco.ipynb #596c99bb
+def _first_names(annotations: Path, n: int = 20) -> list[str]:
+    "The first `n` file names that occur in an annotation file, found without parsing it."
+    if annotations.stat().st_size == 0: return []
+    with open(annotations, "rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as text:
+        found = islice(re.finditer(rb'"file_name"\s*:\s*"([^"\\]+)"', text), n)  # names with escapes are not needed to tell the folder
+        return [m[1].decode("utf-8", "replace") for m in found]
+
 def find_split(
     root: str | Path,
     split: str,                # "train", "val", …
@@ -603,12 +611,15 @@ def find_split(
     "Where a split lies. Raises `BadInput` naming what was looked for and which splits there are."
     root = Path(root)
     if not root.is_dir(): raise BadInput(f"data folder {root} does not exist.")
-    layouts = [(root/"annotations"/f"{kind}_{split}.json", root/"images"/split), (root/"annotations"/f"{kind}_{split}.json", root/split),
-               (root/split/"annotations.json", root/split/"images")]
-    for annotations, images in layouts:
-        if annotations.is_file() and images.is_dir(): return annotations, images
+    layouts = {root/"annotations"/f"{kind}_{split}.json": [root/"images"/split, root/"images", root/split],
+               root/split/"annotations.json": [root/split/"images", root/split]}
+    for annotations, folders in layouts.items():
+        folders = [f for f in folders if f.is_dir()]
+        if not annotations.is_file() or not folders: continue
+        names = _first_names(annotations)
+        return annotations, max(folders, key=lambda folder: sum((folder/name).is_file() for name in names))  # the first of equals
     there = sorted({p.stem.removeprefix(f"{kind}_") for p in root.glob(f"annotations/{kind}_*.json")} | {p.parent.name for p in root.glob("*/annotations.json")})
-    looked = " or ".join(f"{a.relative_to(root)} with {i.relative_to(root)}/" for a, i in layouts)
+    looked = " or ".join(f"{a.relative_to(root)} with pictures in {i[0].relative_to(root)}/" for a, i in layouts.items())
     raise BadInput(f"{root} has no split {split!r}: expected {looked}; splits there: {', '.join(there) or 'none'}.")
 
 def read_split(root: str | Path, split: str, kind: str = "instances", **options) -> CocoData:
