@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['pack', 'unpack', 'Damaged', 'to_bytes', 'from_bytes', 'disk_errors', 'checkpoints', 'checkpoint_path',
-           'save_checkpoint', 'load_checkpoint', 'newest', 'load_weights', 'RunLock']
+           'save_checkpoint', 'sweep', 'load_checkpoint', 'newest', 'load_weights', 'RunLock']
 
 # %% ../../nbs/core/12_checkpoint.ipynb #2e385783
 import errno, fcntl, hashlib, json, math, os, pickle, socket, time, zipfile
@@ -142,6 +142,12 @@ def save_checkpoint(
     for old in checkpoints(folder)[:-max(1, keep_last)]:
         if _number(old) != best_step: old.unlink(missing_ok=True)
     return path
+
+def sweep(folder: str | Path) -> int: # how many were removed
+    "Remove the temporary files of saves that were killed; only while no other process saves here (see `RunLock`)."
+    left = list(Path(folder).glob(".step-*.tmp"))
+    for path in left: path.unlink(missing_ok=True)
+    return len(left)
 
 # %% ../../nbs/core/12_checkpoint.ipynb #cc3716b3
 def load_checkpoint(

@@ -65,7 +65,8 @@ class StepLog:
         return self._file.tell()
 
     def close(self) -> None:
-        "Write what is left and close the file."
+        "Write what is left and close the file; a second time does nothing."
+        if self._file.closed: return
         self.flush()
         self._file.close()
 
@@ -89,8 +90,9 @@ def _number(value: Any) -> Any:
 
 def _flat(record: Mapping, parts: Iterable[str]) -> dict[str, Any]:
     "A record as a table row: the named parts spread out, `kind` and `time` left out."
-    row = {k: v for k, v in record.items() if k not in ("kind", "time", *parts)}
-    for part in parts: row |= {k: _number(v) for k, v in record.get(part, {}).items()}
+    row = {k: record[k] for k in ("step", "epoch")}
+    for part in parts: row |= record.get(part, {})
+    row |= {k: v for k, v in record.items() if k not in ("kind", "time", *parts)}
     return {k: _number(v) if isinstance(v, str) else v for k, v in row.items()}
 
 def read_log(

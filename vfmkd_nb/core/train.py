@@ -7,7 +7,7 @@ __all__ = ['STOPPED', 'Task', 'TrainConfig', 'param_groups', 'make_optimizer', '
            'FitError', 'Run', 'to_device', 'flat_loss', 'eval_mode', 'evaluate', 'FitResult', 'fit']
 
 # %% ../../nbs/core/13_train.ipynb #ac6db6c6
-import math, multiprocessing, os, random, re, signal, sys, threading, time
+import copy, math, multiprocessing, os, random, re, shutil, signal, sys, threading, time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -23,7 +23,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .checkpoint import RunLock, checkpoint_path, checkpoints, disk_errors, newest, save_checkpoint
+from .checkpoint import RunLock, checkpoint_path, disk_errors, newest, save_checkpoint, sweep
 from .config import BadInput, Config, digest, nearest
 from .data import Batches, Loader, Samples, make_loader, stream_seed
 from .steplog import LOG_NAME, Board, StepLog, read_events, read_log, read_records
@@ -180,20 +180,27 @@ class Run:
     epoch: int = 0                # epochs done
     nonfinite: int = 0            # skipped steps in a row
     best: dict[str, Any] | None = None
+    data: dict[str, Any] = None   # number and digest of the training images' names
     resumed: int = 0              # the step it was resumed at
     records: list[dict] = field(default_factory=list)  # the steps of the present epoch
     audited: Mapping[str, float] | None = None  # what the audit said about the present step
     batch: dict[str, Any] | None = None         # the last batch on the device
-    statistics: "_Statistics" = None            # of norm layers, before the present step
+    undo: "_Undo" = None                        # the state before the present step, where a forward pass changes it
     stopping: bool = False                      # some process was asked to stop
     recent: deque = field(default_factory=lambda: deque(maxlen=20))  # the last values of the total loss
 
     @property
-    def steps_per_epoch(self) -> int: return -(-(-(-len(self.train)//self.config.batch_size))//self.config.accumulate)
+    def steps_per_epoch(self) -> int:
+        "Optimiser steps in an epoch; the last may have fewer batches."
+        return -(-(-(-len(self.train)//self.config.batch_size))//self.config.accumulate)
     @property
-    def total(self) -> int: return self.config.epochs*self.steps_per_epoch
+    def total(self) -> int:
+        "Optimiser steps in the run."
+        return self.config.epochs*self.steps_per_epoch
     @property
-    def first(self) -> bool: return self.fabric.global_rank == 0
+    def first(self) -> bool:
+        "Whether this process writes."
+        return self.fabric.global_rank == 0
 
 # %% ../../nbs/core/13_train.ipynb #86eef647
 def _refuse_bad_input(task: Task, train: Samples, config: TrainConfig) -> None:
@@ -270,15 +277,20 @@ def _check_losses(losses: Any) -> None:
 
 _RESERVED = {"step", "epoch", "lr", "grad_norm", "seconds", "images", "skipped", "ids"}
 
-class _Statistics:
-    "The running statistics of a model's norm layers, to be put back when a step is skipped."
-    def __init__(self, model: nn.Module):
-        self.live = [b for m in model.modules() if isinstance(m, _NORMS) for b in m.buffers(recurse=False)]
+class _Undo:
+    "What a forward pass changes beside gradients: running statistics of norm layers, and the task's own state."
+    def __init__(self, task: Task):
+        self.task = task if hasattr(task, "state_dict") and not isinstance(task, nn.Module) else None
+        self.live = [b for m in task.model.modules() if isinstance(m, _NORMS) for b in m.buffers(recurse=False)]
         self.kept = [b.clone() for b in self.live]
     def keep(self) -> None:
+        "Copy it."
         if self.live: torch._foreach_copy_(self.kept, self.live)
+        if self.task: self.state = copy.deepcopy(self.task.state_dict())
     def restore(self) -> None:
+        "Put the copy back."
         if self.live: torch._foreach_copy_(self.live, self.kept)
+        if self.task: self.task.load_state_dict(self.state)
 
 # %% ../../nbs/core/13_train.ipynb #d09ef018
 def _read(run: Run, sums: dict[str, Tensor], norm: Tensor) -> tuple[dict[str, float], float, bool]:
@@ -294,7 +306,7 @@ def _step(run: Run, batches: Iterator[dict], plan: Batches, first: int) -> dict[
     reseed("step", config.seed, run.step, run.fabric.global_rank)
     rate = lr_at(run.step, run.total, config)
     for group in run.optimizer.param_groups: group["lr"] = rate
-    run.statistics.keep()
+    run.undo.keep()
     sums, ids = _backward(run, batches, plan, first, count)
     norm = run.fabric.clip_gradients(run.module, run.optimizer, max_norm=config.clip_norm or math.inf, error_if_nonfinite=False)
     losses, norm, run.stopping = _read(run, sums, norm)
@@ -313,7 +325,7 @@ def _move_weights(run: Run, skip: bool) -> None:
     scaler = getattr(run.fabric.strategy.precision, "scaler", None)  # of 16-mixed: it lowers its scale after an overflow
     if not skip: run.fabric.strategy.optimizer_step(run.optimizer)
     elif scaler is not None: scaler.update()
-    if skip: run.statistics.restore()
+    if skip: run.undo.restore()
 
 # %% ../../nbs/core/13_train.ipynb #d7acda3e
 def _say(run: Run, message: str) -> None:
@@ -404,9 +416,8 @@ _FREE = {"num_workers", "log_every", "checkpoint_every", "keep_last", "max_nonfi
 def _save(run: Run) -> None:
     "Flush the log, then write a checkpoint that knows its length."
     if not run.first: return
-    has_state = hasattr(run.task, "state_dict") and not isinstance(run.task, nn.Module)
     state = {"model": dict(run.task.model.state_dict()), "optimizer": run.optimizer.state_dict(), "scaler": run.fabric.strategy.precision.state_dict(),
-             "task": run.task.state_dict() if has_state else {}, "step": run.step, "epoch": run.epoch, "nonfinite": run.nonfinite, "best": run.best,
+             "task": run.undo.task.state_dict() if run.undo.task else {}, "step": run.step, "epoch": run.epoch, "nonfinite": run.nonfinite, "best": run.best,
              "rng": {"seed": run.config.seed, "step": run.step},  # all there is: every step is seeded from these two
              "log_bytes": run.log.flush(sync=True), "config": run.config.model_dump(mode="json"), "data": run.data}
     save_checkpoint(run.dir/"checkpoints", run.step, state, keep_last=run.config.keep_last, best_step=run.best and run.best["step"])
@@ -466,7 +477,6 @@ def _train_epoch(run: Run) -> None:
 def _stop(run: Run) -> None:
     "Leave, everything saved. Raises `Stopped`."
     name = run.fabric.broadcast(run.stop.name or "signal")
-    if run.first: run.log.close()
     raise Stopped(f"{name}: stopped at step {run.step} of {run.total}, saved in {run.dir}; start the same command again to go on.")
 
 def _means(records: list[dict]) -> dict[str, float]:
@@ -517,7 +527,7 @@ def _train(fabric: Fabric, task: Task, train: Samples, val: Samples | None, conf
     with ExitStack() as stack:
         run = Run(fabric, task, train, val, config, run_dir, audit, stack.enter_context(StopFlag()))
         lock = stack.enter_context(RunLock(run_dir)) if run.first else None
-        if run.first and not resume: _begin_again(run_dir)
+        if run.first: _begin_again(run_dir) if not resume else sweep(run_dir/"checkpoints")
         fabric.barrier()
         run.data = {"n": len(train), "ids": digest([train.sample_id(i) for i in range(len(train))])}
         if config.channels_last: task.model.to(memory_format=torch.channels_last)
@@ -527,7 +537,7 @@ def _train(fabric: Fabric, task: Task, train: Samples, val: Samples | None, conf
         _restore(run)
         if run.first: stack.callback(lambda: (run.log.close(), run.board.close()))
         if lock and lock.stale: _say(run, f"notice: process {lock.stale.get('pid')} died while it held this folder, which was taken over")
-        run.statistics = _Statistics(task.model)
+        run.undo = _Undo(task)
         try:
             while run.epoch < config.epochs:
                 _train_epoch(run)
