@@ -31,14 +31,14 @@ def short(value: Any, n: int = 60) -> str:
 # %% ../../nbs/core/01a_masks.ipynb #815ad17d
 def _runs_of_string(text: str) -> np.ndarray:
     "Run lengths, int64, of COCO's compressed string. Raises `BadInput` if it is cut or holds other characters."
-    if not text or not text.isascii(): raise BadInput("RLE string is empty or not ASCII")
+    if not text or not text.isascii(): raise BadInput("RLE string is empty or not ASCII.")
     b = np.frombuffer(text.encode("ascii"), np.uint8).astype(np.int64) - 48
     ends = np.flatnonzero((b & 32) == 0)                 # the last character of each number
-    if (b < 0).any() or (b > 63).any(): raise BadInput("RLE string has characters outside its alphabet")
-    if not len(ends) or ends[-1] != len(b) - 1: raise BadInput("RLE string is cut inside a number")
+    if (b < 0).any() or (b > 63).any(): raise BadInput("RLE string has characters outside its alphabet.")
+    if not len(ends) or ends[-1] != len(b) - 1: raise BadInput("RLE string is cut inside a number.")
     starts = np.concatenate([[0], ends[:-1] + 1])
     length = ends - starts + 1                           # characters of each number
-    if length.max() > 7: raise BadInput("RLE string has a number that is too long")
+    if length.max() > 7: raise BadInput("RLE string has a number that is too long.")
     place = np.arange(len(b)) - np.repeat(starts, length)
     runs = np.add.reduceat((b & 31) << (5 * place), starts)
     runs -= (b[ends] & 16 != 0).astype(np.int64) << (5 * length)  # two's complement
@@ -52,14 +52,14 @@ MAX_PIXELS = 89_478_485  # as for pictures: Pillow's limit for one above suspici
 def rle_runs(rle: dict, max_pixels: int = MAX_PIXELS) -> tuple[np.ndarray, int, int]:
     "Checked run lengths, height and width of an RLE. Raises `BadInput` unless the runs fill the mask exactly."
     size, counts = rle.get("size"), rle.get("counts")
-    if not (isinstance(size, list | tuple) and len(size) == 2 and all(type(n) is int and n > 0 for n in size)): raise BadInput(f"RLE size is {size!r}, expected [height, width]")
+    if not (isinstance(size, list | tuple) and len(size) == 2 and all(type(n) is int and n > 0 for n in size)): raise BadInput(f"RLE size is {size!r}, expected [height, width].")
     h, w = size
-    if h * w > max_pixels: raise BadInput(f"RLE size is {h}×{w}, more than {max_pixels} pixels")
+    if h * w > max_pixels: raise BadInput(f"RLE size is {h}×{w}, more than {max_pixels} pixels.")
     if isinstance(counts, bytes): counts = counts.decode("latin-1")
     if isinstance(counts, str): runs = _runs_of_string(counts)
     elif isinstance(counts, list) and all(type(n) is int and 0 <= n <= h * w for n in counts): runs = np.array(counts, np.int64)
-    else: raise BadInput(f"RLE counts are no string and no list of whole numbers from 0 to {h * w}")
-    if (runs < 0).any() or runs.sum() != h * w: raise BadInput(f"RLE runs sum to {int(runs.sum())}, expected {h}·{w} = {h * w}")
+    else: raise BadInput(f"RLE counts are no string and no list of whole numbers from 0 to {h * w}.")
+    if (runs < 0).any() or runs.sum() != h * w: raise BadInput(f"RLE runs sum to {int(runs.sum())}, expected {h}·{w} = {h * w}.")
     return runs, h, w
 
 def decode_rle(
