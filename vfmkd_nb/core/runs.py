@@ -5,11 +5,10 @@
 # %% auto #0
 __all__ = ['code_state', 'notebook_digest', 'input_paths', 'content_digest', 'run_id', 'environment', 'peak_memory',
            'process_stamp', 'process_alive', 'record_state', 'plain', 'now', 'Run', 'new_record', 'start_run',
-           'RunInfo', 'load_run', 'all_runs']
+           'RunInfo', 'load_run', 'all_runs', 'ablation_counts', 'write_index']
 
 # %% ../../nbs/core/15_runs.ipynb #d31687dc
 import importlib.metadata, json, math, os, platform, re, resource, shlex, shutil, socket, subprocess, sys, time, traceback
-from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,11 +17,13 @@ from html import escape
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import psutil
 
 import vfmkd_nb
-from .config import BadInput, Config, atomic_write, canonical_json, data_dir, digest, file_digest, home, reports_dir
+from .config import BadInput, Config, atomic_write, data_dir, digest, file_digest, home, reports_dir
+from .pages import Cell, duration, number, page, table, thumbnail
 
 if TYPE_CHECKING:
     import numpy as np, pandas as pd
@@ -324,3 +325,93 @@ def load_run(path: str | Path) -> RunInfo:
 def all_runs(folder: str | Path | None = None) -> list[RunInfo]:
     "Every run under a reports folder, newest first."
     return sorted((load_run(p) for p in Path(folder or reports_dir()).glob("*/*/record.json")), key=lambda r: r.record["started"], reverse=True)
+
+# %% ../../nbs/core/15_runs.ipynb #fca3d1c2
+_ORDER = ("running", "failed", "killed", "done")
+
+def _chips(options: Mapping[str, Any]) -> str:
+    "Options as small labels."
+    text = {k: f"{v:g}" if isinstance(v, float) else str(v) for k, v in options.items()}
+    return '<div class="chips">' + "".join(f'<span class="chip">{escape(k)}={escape(v)}</span>' for k, v in text.items()) + "</div>" if text else ""
+
+def _links(folder: Path, root: Path, names: Mapping[str, str]) -> list[str]:
+    "Links to the files of a folder that exist."
+    return [f'<a href="{escape(quote((folder/file).relative_to(root).as_posix()))}">{title}</a>' for title, file in names.items() if (folder/file).exists()]
+
+def _tensorboard(folder: Path) -> str:
+    "The command that opens TensorBoard on a folder, to copy."
+    shown = folder.relative_to(home()) if folder.is_relative_to(home()) else folder
+    command = f"tensorboard --logdir {shlex.quote(str(shown))}"
+    return f'<details><summary>TensorBoard</summary><div class="cmd"><code>{escape(command)}</code><button type="button" data-copy="{escape(command)}">Copy</button></div></details>'
+
+def _error(record: Mapping[str, Any]) -> str:
+    "What went wrong, with the traceback folded in."
+    error = record["error"]
+    if not error: return ""
+    said = f"{error['type']}: {error['message']}"
+    return f'<details class="error"><summary>{escape(said[:160])}</summary><pre>{escape(error["traceback"] or said)}</pre></details>'
+
+# %% ../../nbs/core/15_runs.ipynb #2e4a54a2
+def _run_row(run: RunInfo, root: Path) -> tuple[list[Cell], dict[str, str]]:
+    "A run as a row of the index."
+    r, main, state = run.record, run.main, run.state
+    commit = (r["code"]["commit"] or f"version {r['code']['version']}")[:12] + ("+" if r["code"]["diff_sha256"] else "")
+    thumb = f'<img class="thumb" alt="" loading="lazy" src="{thumbnail(run.dir/"thumb.png")}">' if (run.dir/"thumb.png").is_file() else '<div class="nothumb" aria-hidden="true">no picture</div>'
+    links = _links(run.dir, root, {"Report": "report.html", "Notebook": "report.ipynb", "Record": "record.json"}) + ([_tensorboard(run.dir/"tb")] if (run.dir/"tb").is_dir() else [])
+    value = f'<span class="value">{number(main["value"])}</span><small>{escape(main["name"])} {"↑" if main["goal"] == "max" else "↓"}</small>' if main else "–"
+    cells = [
+        Cell(thumb, kind="pic"),
+        Cell(f'<strong>{escape(r["report"])}</strong> <span class="id soft">{escape(run.id)}</span>{_chips(r["changed"])}{_error(r)}', sort=f'{r["report"]} {r["changed"]}'),
+        Cell(value, sort="" if not main or main["value"] is None else main["value"], kind="n"),
+        Cell(f'<span class="state {state}">{state}</span>', sort=_ORDER.index(state), label="State"),
+        Cell(f'<time data-age datetime="{r["started"]}">{r["started"][:16].replace("T", " ")} UTC</time>', sort=datetime.fromisoformat(r["started"]).timestamp(), label="Started"),
+        Cell(duration(r["seconds"]) or "–", sort="" if r["seconds"] is None else r["seconds"], kind="n", label="Took"),
+        Cell(f'<span class="id">{escape(commit)}</span>', label="Commit"),
+        Cell(f'<div class="links">{"".join(links)}</div>', label="Open")]
+    text = " ".join(map(str, [r["report"], run.id, commit, state, *(f"{k}={v}" for k, v in r["changed"].items())]))
+    return cells, {"data-item": text, "data-is": state, "data-report": r["report"]}
+
+# %% ../../nbs/core/15_runs.ipynb #851e9358
+def ablation_counts(ablation: Mapping[str, Any], root: Path) -> dict[str, int]:
+    "How many of an ablation's runs are in which state; `waiting` for those without a folder."
+    states = [load_run(p).state if ((p := root/m["run"])/"record.json").is_file() else "waiting" for m in ablation["members"]]
+    return {s: states.count(s) for s in ("done", "running", "failed", "killed", "waiting") if s in states}
+
+def _ablation_card(folder: Path, root: Path) -> str:
+    "An ablation as a card of the index."
+    a = json.loads((folder/"ablation.json").read_text())
+    counts = ablation_counts(a, root)
+    state = next(s for s in ("running", "failed", "killed", "waiting", "done") if s in counts)
+    meter = "".join(f'<i class="{s}" style="flex:{n}"></i>' for s, n in counts.items())
+    links = _links(folder, root, {"Comparison": "comparison.html", "CSV": "comparison.csv", "LaTeX": "comparison.tex"}) + [_tensorboard(root/a["report"])]
+    picture = f'<img alt="" src="{thumbnail(folder/"thumb.png", 720)}">' if (folder/"thumb.png").is_file() else ""
+    said = "".join(f"<p>{escape(s)}</p>" for s in a.get("verdicts", [])[:3])
+    variants = list(dict.fromkeys(m["variant"] for m in a["members"]))
+    return (f'<article class="card" data-item="{escape(" ".join([a["name"], a["report"], *variants]))}" data-is="{state}" data-report="{escape(a["report"])}">'
+            f'<h3>{escape(a["name"])}</h3><small>{escape(a["report"])}: {len(variants)} variants, {len(a["members"])} runs; {", ".join(f"{n} {s}" for s, n in counts.items())}</small>'
+            f'<div class="meter" role="img" aria-label="{counts.get("done", 0)} of {len(a["members"])} done">{meter}</div>{picture}{said}<div class="links">{"".join(links)}</div></article>')
+
+# %% ../../nbs/core/15_runs.ipynb #810ecb07
+def _toolbar(rows: list[dict[str, str]]) -> str:
+    "Search, filters and (on a narrow screen) the order."
+    states, reports = [r["data-is"] for r in rows], sorted({r["data-report"] for r in rows})
+    buttons = "".join(f'<button type="button" data-state="{s}" aria-pressed="false">{s} {states.count(s)}</button>' for s in _ORDER if s in states)
+    choice = "".join(f"<option>{escape(r)}</option>" for r in reports)
+    order = "".join(f'<option value="{c},{d}">{t}</option>' for t, c, d in (("newest first", 4, -1), ("highest metric", 2, -1), ("lowest metric", 2, 1), ("by name", 1, 1), ("longest", 5, -1)))
+    return (f'<div class="bar" role="search"><input id="search" type="search" placeholder="Filter: report, option=value, commit …" aria-label="filter runs">'
+            f'<select id="report" aria-label="report"><option value="">all reports</option>{choice}</select>{buttons}'
+            f'<label class="narrow"><span class="sr">order</span><select id="order">{order}</select></label><small id="shown" aria-live="polite"></small></div>')
+
+def write_index(
+    folder: str | Path | None = None, # the reports folder; default: reports_dir()
+) -> Path:
+    "Write `index.html`, the page of every run and ablation under a reports folder."
+    root = Path(folder or reports_dir()).absolute()
+    rows = [_run_row(run, root) for run in all_runs(root)]
+    cards = [_ablation_card(p.parent, root) for p in sorted(root.glob("ablations/*/ablation.json"), key=lambda p: p.stat().st_mtime, reverse=True)]
+    columns = ["", "Run", "Main metric", "State", "Started", "Took", "Commit", "Open"]
+    runs = table(columns, [c for c, _ in rows], [a for _, a in rows], "every run, newest first", right=(2, 5), down=(2, 4, 5)) if rows else ""
+    nothing = f'<p class="empty panel"{" hidden data-for=runs" if rows else ""}>{"No run matches the filter." if rows else "No runs yet. Start one with <code>vfmkd report edge</code>."}</p>'
+    ablations = f'<h2>Ablations</h2><div class="cards">{"".join(cards)}</div>' if cards else ""
+    lead = f'<p class="soft">{len(rows)} runs and {len(cards)} ablations in <code>{escape(root.name)}/</code>, written {now()[:16].replace("T", " ")} UTC</p>'
+    return atomic_write(root/"index.html", page("Runs", lead, ablations + f"<h2>All runs</h2>{_toolbar([a for _, a in rows]) if rows else ''}{runs}{nothing}"))
