@@ -46,7 +46,7 @@ def dice_loss(
     target, mask = check_pair(logits, target, mask)
     p, t = logits.sigmoid().flatten(1), target.flatten(1)                   # (B, N)
     m = torch.ones_like(t) if mask is None else mask.flatten(1)
-    both, each = (p * t * m).sum(1), ((p + t) * m).sum(1)                   # (B,)
+    both, each = (p * t * m * m).sum(1), ((p + t) * m).sum(1)               # (B,)
     if reduction == "batch": both, each = both.sum(), each.sum()
     dice = 1 - (2 * both + smooth) / (each + smooth)
     return dice if reduction != "sample" else reduce_images(dice, "mean")
