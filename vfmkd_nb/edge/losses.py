@@ -201,7 +201,7 @@ class FGDLoss(nn.Module):
         "The loss for given foreground and background weights (B, h, w), on aligned features."
         n, (s_t, a_t) = len(student), fgd_attention(teacher, self.temp)
         d = student - teacher                                                            # (B, C, h, w)
-        energy = s_t * torch.einsum("bchw,bchw,bc->bhw", d, d, a_t)
+        energy = s_t * torch.bmm(a_t[:, None], d.square().flatten(2)).view_as(s_t)       # (B, h, w)
         out = {"fg": (masks[0] * energy).sum() / n, "bg": (masks[1] * energy).sum() / n}
         total = self.alpha_fgd * out["fg"] + self.beta_fgd * out["bg"]
         if self.gamma_fgd:
