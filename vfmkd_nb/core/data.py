@@ -6,7 +6,7 @@
 __all__ = ['stream_seed', 'sample_rng', 'epoch_order', 'Batches', 'Samples', 'collate', 'torch_rng', 'Loader', 'make_loader']
 
 # %% ../../nbs/core/11_data.ipynb #65aeb590
-import hashlib, signal
+import ctypes, hashlib, os, signal, sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
@@ -134,17 +134,22 @@ class _Batch:
         try: return {**self.make([item for _, item in pairs]), "ids": [name for name, _ in pairs]}
         except BadInput as e: return e
 
-def _worker(_: int) -> None:
-    "Ctrl-C and a scheduler's SIGTERM reach the whole process group: the main process decides, a worker goes on. A second SIGTERM ends it."
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+class _Worker:
+    """What a loader process does first. It ends with the main process, however that ends: PyTorch's own watch misses a death before it was set up.
+    Ctrl-C and a scheduler's SIGTERM reach the whole process group: the main process decides, a worker goes on; a second SIGTERM ends it."""
+    def __init__(self): self.main = os.getpid()
+    def __call__(self, _: int) -> None:
+        if sys.platform == "linux": ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.getppid() != self.main: os._exit(1)  # it has died already
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
 
 class Loader:
     "The batches of one epoch: iterate over it; `len` is the number of batches still to come, `batches` their `Batches`."
     def __init__(self, samples: Samples, batches: Batches, *, seed: int, epoch: int, augment: bool, num_workers: int, pin_memory: bool):
         self.batches = batches
         self._loader = DataLoader(_Epoch(samples, seed, epoch, augment), batch_sampler=batches, num_workers=num_workers, pin_memory=pin_memory,
-                                  collate_fn=_Batch(getattr(samples, "collate", collate)), worker_init_fn=_worker,
+                                  collate_fn=_Batch(getattr(samples, "collate", collate)), worker_init_fn=_Worker(),
                                   generator=torch.Generator())  # its own, so that iterating draws nothing from the global one
     def __len__(self) -> int: return len(self.batches)
     def __iter__(self) -> Iterator[dict[str, Any]]:
