@@ -171,12 +171,12 @@ def import_npz_features(
     images: Iterable[tuple[ImageRecord, str, tuple[int, int]]], # record, digest of the image file, size (h, w) at which the student sees it
     store: FeatureStore,
     dtype: str = "float16",                                    # of the stored maps
-) -> tuple[int, Problems]:                                     # images whose features the store now has; what was skipped, by reason
+) -> tuple[list[ImageRecord], Problems]:                       # images whose features the store now has; what was skipped, by reason
     "Bring a folder's maps into the store. A missing or broken file is counted, and stays missing."
-    done, problems = 0, Problems()
+    done, problems = [], Problems()
     for record, sha, hw in images:
         try:
             store.get_or_compute(feature_record(teacher, sha, hw, "identity", dtype), lambda: {k: v for k, v in teacher.read(record.path.stem).items() if k in teacher.layers})
-            done += 1
+            done.append(record)
         except BadInput as e: problems.add("features file missing" if "does not exist" in str(e) else "features file broken", record.path.name, record.id, str(e))
     return done, problems
