@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CSP', 'LOCKED', 'report_notebooks', 'find_report', 'Parameter', 'read_parameters', 'report_parameters',
-           'parameter_model', 'Plan', 'plan_run', 'report_html', 'launch', 'stop', 'progress', 'Status', 'ReportFailed',
-           'clear_run', 'finish_process', 'run_report']
+           'parameter_model', 'Plan', 'plan_run', 'report_html', 'is_bad_input', 'make_job', 'launch', 'stop',
+           'progress', 'Status', 'shown', 'ReportFailed', 'clear_run', 'finish_process', 'run_report']
 
 # %% ../../nbs/core/16_reports.ipynb #6d7d1b81
 import ast, fcntl, io, json, os, re, shutil, signal, subprocess, sys, time, tokenize, traceback
@@ -16,8 +16,9 @@ from typing import Any, Literal, Union
 
 from pydantic import Field, create_model
 
+import vfmkd_nb
 from .config import BadInput, Config, ConfigError, atomic_write, data_dir, home, nearest, reports_dir
-from .runs import Run, load_run, new_record, plain, process_stamp, run_id
+from .runs import Run, load_run, new_record, run_id
 
 # %% ../../nbs/core/16_reports.ipynb #f35c438c
 def report_notebooks() -> dict[str, Path]:
@@ -173,6 +174,17 @@ def _plain_text(lines: list[str] | str) -> str:
     return re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(lines) if isinstance(lines, list) else lines)
 
 # %% ../../nbs/core/16_reports.ipynb #5950ef43
+def is_bad_input(
+    name: str, # an exception's class name
+) -> bool:
+    "Whether the package defines that class as a kind of `BadInput`."
+    package = Path(vfmkd_nb.__file__).parent
+    found = [m for p in package.rglob("*.py") for m in re.findall(r"^class (\w+)\((\w+)[,)]", p.read_text(encoding="utf-8"), re.M)]
+    names = {"BadInput"}
+    while more := {child for child, base in found if base in names} - names: names |= more
+    return name in names
+
+# %% ../../nbs/core/16_reports.ipynb #89cbc455
 def _cells_seconds(notebook: Path) -> float:
     "What a notebook's cells took, by papermill's stamps."
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"] if notebook.is_file() else []
@@ -186,7 +198,7 @@ def _papermill(job: Mapping, folder: Path) -> tuple[str, dict | None]:
         execute_notebook(job["notebook"], str(folder/"report.ipynb"), parameters=job["given"], kernel_name="python3", language="python",
                          cwd=os.getcwd(), progress_bar=False, autosave_cell_every=5)
     except PapermillExecutionError as e:
-        return "failed", {"type": e.ename, "message": e.evalue, "cell": e.exec_count, "traceback": _plain_text(e.traceback)}
+        return "failed", {"type": e.ename, "message": e.evalue, "cell": e.exec_count, "bad_input": is_bad_input(e.ename), "traceback": _plain_text(e.traceback)}
     except DeadKernelError:
         return "failed", {"type": "DeadKernelError", "message": "the kernel's process died: killed from outside, or out of memory.", "traceback": traceback.format_exc()}
     except KeyboardInterrupt as e:
@@ -224,25 +236,29 @@ def _main() -> None:
 # %% ../../nbs/core/16_reports.ipynb #4393afc7
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
+def make_job(plan: Plan) -> dict[str, Any]:
+    "A plan as plain data: everything that the process needs to know."
+    options = plan.config.model_dump(mode="json")
+    changed = {k: v for k, v in options.items() if v != type(plan.config).model_fields[k].default}
+    env = {"VFMKD_HOME": str(home()), "VFMKD_REPORTS": str(reports_dir().absolute()), "VFMKD_DATA": str(data_dir().absolute())}
+    return {"notebook": str(plan.notebook), "report": plan.report, "id": plan.id, "dir": str(plan.dir), "config": options, "changed": changed,
+            "given": plan.given, "env": env, "cwd": os.getcwd()}
+
 def launch(
-    plan: Plan,
+    job: Mapping[str, Any],
     threads: int | None = None,  # computing threads; default: as the environment says
     gpu: str | None = None,      # the one GPU it may see; default: all
 ) -> subprocess.Popen:
     "Start the process of a run and return at once. Raises `BadInput` if its folder cannot be written."
-    env = {**os.environ, "VFMKD_HOME": str(home()), "VFMKD_REPORTS": str(reports_dir().absolute()), "VFMKD_DATA": str(data_dir().absolute())}
+    folder, env = Path(job["dir"]), {**os.environ, **job["env"]}
     if threads: env |= {k: str(threads) for k in _THREADS}
     if gpu is not None: env["CUDA_VISIBLE_DEVICES"] = gpu
-    options = plan.config.model_dump(mode="json")
-    changed = {k: v for k, v in options.items() if v != type(plan.config).model_fields[k].default}
-    job = {"notebook": str(plan.notebook), "report": plan.report, "id": plan.id, "dir": str(plan.dir), "config": options, "changed": changed,
-           "given": plan.given, "parent": os.getpid(), "launched": time.time()}
     try:
-        atomic_write(plan.dir/"job.json", json.dumps(job, indent=1))
-        log = open(plan.dir/"log.txt", "wb")
-    except OSError as e: raise BadInput(f"the run's folder {plan.dir} cannot be written: {e.strerror or e}.") from None
-    code = "from vfmkd_nb.core.reports import _main; _main()"
-    with log: return subprocess.Popen([sys.executable, "-c", code, str(plan.dir/"job.json")], env=env, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
+        file = atomic_write(folder/"job.json", json.dumps({**job, "parent": os.getpid(), "launched": time.time()}, indent=1))
+        log = open(folder/"log.txt", "wb")
+    except OSError as e: raise BadInput(f"the run's folder {folder} cannot be written: {e.strerror or e}.") from None
+    command = [sys.executable, "-c", "from vfmkd_nb.core.reports import _main; _main()", str(file)]
+    with log: return subprocess.Popen(command, env=env, cwd=job["cwd"], stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
 
 def stop(
     processes: list[subprocess.Popen],
@@ -295,12 +311,17 @@ class Status:
         if not self.quiet: print(text, flush=True)
 
 # %% ../../nbs/core/16_reports.ipynb #a4acae6e
+def shown(path: Path) -> Path:
+    "A path as a reader wants it: from the project's folder where it lies inside."
+    return path.relative_to(home()) if path.is_relative_to(home()) else path
+
 class ReportFailed(RuntimeError):
     "A report whose notebook raised, or was stopped; the partial report is in `dir`."
     def __init__(self, dir: Path, record: Mapping[str, Any]):
         self.dir, self.error, self.state = dir, record["error"] or {}, record["state"]
+        self.bad_input = bool(self.error.get("bad_input"))  # the command line exits with 2, not 1
         where = f" in cell {self.error['cell']}" if self.error.get("cell") else ""
-        super().__init__(f"report {record['report']} {self.state}{where}: {self.error.get('message', 'no reason is known')} ({self.error.get('type', '')}; partial report: {dir/'report.html'})")
+        super().__init__(f"report {record['report']} {self.state}{where}: {self.error.get('message', 'no reason is known')} ({self.error.get('type', '')}; partial report: {shown(dir/'report.html')})")
 
 _PRODUCTS = ("record.json", "metrics.json", "per_image.csv", "thumb.png", "report.ipynb", "report.html", "steps.jsonl", "job.json", "log.txt", "pictures", "checkpoints", "tb")
 
@@ -337,10 +358,10 @@ def run_report(
         if there.id != plan.id and not force: raise BadInput(f"{plan.dir} holds another run ({there.record['report']} {there.id}); choose another folder, or force.")
         if there.state == "running": raise BadInput(f"run {there.id} of {plan.report} is already running in process {there.record['process']['pid']} on {there.record['process']['host']}.")
         if there.state == "done" and not force:
-            status.line(f"{plan.report} {plan.id} is done already: {plan.dir/'report.html'} (force it to run again)")
+            status.line(f"{plan.report} {plan.id} is done already: {shown(plan.dir/'report.html')} (force it to run again)")
             return plan.dir
     if force: clear_run(plan.dir)
-    process, start = launch(plan), time.monotonic()
+    process, start = launch(make_job(plan)), time.monotonic()
     try:
         while process.poll() is None:
             status.show(f"{plan.report} {plan.id}: {time.monotonic() - start:.0f} s {progress(plan.dir)}")
@@ -348,5 +369,5 @@ def run_report(
     finally: stop([process])
     record = finish_process(plan, process.returncode)
     if record["state"] != "done": raise ReportFailed(plan.dir, record)
-    status.line(f"{plan.report} {plan.id}: done in {record['seconds']:.0f} s: {plan.dir/'report.html'}")
+    status.line(f"{plan.report} {plan.id}: done in {record['seconds']:.0f} s: {shown(plan.dir/'report.html')}")
     return plan.dir

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['code_state', 'notebook_digest', 'input_paths', 'content_digest', 'run_id', 'environment', 'peak_memory',
            'process_stamp', 'process_alive', 'record_state', 'plain', 'now', 'Run', 'new_record', 'start_run',
-           'RunInfo', 'load_run', 'all_runs', 'ablation_counts', 'write_index']
+           'RunInfo', 'load_run', 'all_runs', 'find_run', 'ablation_counts', 'write_index']
 
 # %% ../../nbs/core/15_runs.ipynb #d31687dc
 import importlib.metadata, json, math, os, platform, re, resource, shlex, shutil, socket, subprocess, sys, time, traceback
@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from glob import escape as glob_escape
 from html import escape
 from io import BytesIO
 from pathlib import Path
@@ -325,6 +326,15 @@ def load_run(path: str | Path) -> RunInfo:
 def all_runs(folder: str | Path | None = None) -> list[RunInfo]:
     "Every run under a reports folder, newest first."
     return sorted((load_run(p) for p in Path(folder or reports_dir()).glob("*/*/record.json")), key=lambda r: r.record["started"], reverse=True)
+
+def find_run(
+    name: str | Path, # a run's folder, or the first characters of its id
+) -> RunInfo:
+    "A run by folder or id. Raises `BadInput` if there is none or more than one."
+    if Path(name).exists(): return load_run(name)
+    found = sorted(p.parent for p in reports_dir().glob(f"*/{glob_escape(str(name))}*/record.json"))
+    if len(found) != 1: raise BadInput(f"{len(found) or 'no'} runs under {reports_dir()} have an id that begins with {str(name)!r}.")
+    return load_run(found[0])
 
 # %% ../../nbs/core/15_runs.ipynb #fca3d1c2
 _ORDER = ("running", "failed", "killed", "done")
