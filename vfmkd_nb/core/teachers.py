@@ -338,7 +338,7 @@ def _timm_model(name: str, **options: Any) -> nn.Module:
     import timm
     as_features = {"num_classes": 0} if name.startswith("samvit") else {"features_only": True}
     try: return timm.create_model(name, **as_features, **options)
-    except (RuntimeError, NotImplementedError, AttributeError, TypeError) as e: raise BadInput(f"timm model {name!r} cannot be a teacher: {_first_line(e)}.") from e
+    except (RuntimeError, AttributeError, TypeError) as e: raise BadInput(f"timm model {name!r} cannot be a teacher: {_first_line(e)}.") from e
 
 def _timm_fit(name: str, weights: dict[str, Tensor], where: str, **options: Any) -> dict[str, Tensor]:
     "The weights of a timm model's backbone out of a checkpoint. Raises `BadInput` naming the keys that do not fit."

@@ -1,0 +1,91 @@
+"""Teachers where a notebook cannot follow: an empty hub cache without a network, folders in odd states, real photographs."""
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from vfmkd_nb.core.config import BadInput
+from vfmkd_nb.core.features import FeatureStore, teacher_features
+from vfmkd_nb.core.teachers import load_teacher
+
+OFFLINE = """
+import sys
+from vfmkd_nb.core.config import BadInput
+from vfmkd_nb.core.teachers import load_teacher
+try: load_teacher(sys.argv[1])
+except BadInput as e: print(e)
+"""
+
+
+@pytest.mark.parametrize("spec", ["hf:facebook/sam2.1-hiera-base-plus", "timm:resnet18", "timm:samvit_base_patch16.sa1b"])
+def test_pretrained_without_network(tmp_path, spec):
+    """Weights that are neither cached nor reachable: one sentence, soon, and no retries."""
+    env = {**os.environ, "HF_HOME": str(tmp_path), "HF_ENDPOINT": "http://localhost:9", "no_proxy": "localhost"}
+    begin = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", OFFLINE, spec], env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("\n") == 1 and "cannot be reached" in done.stdout
+    assert "Retrying" not in done.stderr
+    assert time.monotonic() - begin < 60  # imports included, on a busy machine
+
+
+@pytest.mark.parametrize("content, said", [("", "no model can be loaded"), ("{", "no model can be loaded"), ("[1]", "no model can be loaded"), ('{"model_type": "bert"}', "type 'bert'"), ('{"model_type": "no-such"}', "no model can be loaded")])
+def test_folder_with_a_bad_config(tmp_path, content, said):
+    """Empty, cut, misshapen or foreign configuration files."""
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(BadInput, match=said):
+        load_teacher(str(tmp_path))
+
+
+def test_folder_without_anything(tmp_path):
+    with pytest.raises(BadInput, match="no model can be loaded"):
+        load_teacher(str(tmp_path))
+    with pytest.raises(BadInput, match="does not exist"):
+        load_teacher(str(tmp_path / "absent"))
+
+
+@pytest.mark.parametrize("name, content", [("a.pt", b""), ("a.safetensors", b"\0" * 100), ("a.pt", b"garbage"), ("a.pth", None)])
+def test_checkpoint_that_is_none(tmp_path, name, content):
+    """A file that is no checkpoint, or one that is absent."""
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(BadInput, match=name):
+        load_teacher(f"timm:resnet10t@{tmp_path / name}")
+
+
+def test_checkpoint_cannot_run_code(tmp_path):
+    """A pickle that would run a command is refused unread."""
+    class Bomb:
+        def __reduce__(self): return os.system, (f"touch {tmp_path / 'ran'}",)
+    torch.save({"state_dict": Bomb()}, tmp_path / "bomb.pt")
+    with pytest.raises(BadInput):
+        load_teacher(f"timm:resnet10t@{tmp_path / 'bomb.pt'}")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_features_of_a_photograph(real_data, tmp_path):
+    """A photograph through teacher and store: computed once, then read; and another teacher never gets the first one's features."""
+    from vfmkd_nb.core.coco import image_digest, read_image
+    path = sorted((real_data / "bsds500/images").rglob("*.jpg"))[0]
+    image, sha = read_image(path), image_digest(path)
+    store, teacher = FeatureStore(tmp_path), load_teacher("random:0", layers=["P4_S16"])
+    first = teacher_features(store, teacher, image, sha)["P4_S16"]
+    assert first.shape == (128, -(-image.shape[1] // 16), -(-image.shape[2] // 16))
+    assert teacher_features(store, teacher, image, sha)["P4_S16"].equal(first)
+    other = teacher_features(store, load_teacher("random:1", layers=["P4_S16"]), image, sha)["P4_S16"]
+    assert not other.equal(first) and (store.stats.hits, store.stats.misses) == (1, 2)
+
+
+@pytest.mark.gpu
+def test_teacher_on_a_gpu(tmp_path):
+    """Maps come from the device, features go to the store as CPU tensors, and agree with the CPU's."""
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    image, store = torch.randint(0, 256, (3, 128, 96), dtype=torch.uint8), FeatureStore(tmp_path)
+    cpu, gpu = (load_teacher("random:0:timm:repvit_m0_9", layers=["P4_S16"], device=d) for d in ("cpu", "cuda"))
+    assert gpu.encode(image[None])["P4_S16"].is_cuda and gpu.weights_sha256 == cpu.weights_sha256
+    a = teacher_features(store, gpu, image, "0" * 64, dtype="float32")["P4_S16"]
+    assert a.device.type == "cpu" and torch.allclose(a, cpu.encode(image[None])["P4_S16"][0], rtol=1e-2, atol=1e-2 * a.abs().max())
