@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['EdgeConfig', 'read_data', 'load_any_teacher', 'boundary_maps', 'record_masks', 'edges_of', 'EdgeSamples',
-           'make_samples']
+           'make_samples', 'data_facts']
 
 # %% ../../nbs/edge/03_data.ipynb #47fc1c6e
 from collections.abc import Mapping
+from glob import escape as glob_escape
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,13 +18,15 @@ from PIL import Image
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
-from ..core.coco import CocoData, ImageRecord, image_digest, object_mask, read_image, read_split, refuse_leakage
-from ..core.config import BadInput, digest
+from ..core.coco import CocoData, ImageRecord, object_mask, read_images, read_split, refuse_leakage
+from ..core.config import BadInput
 from ..core.data import collate
 from ..core.features import FeatureStore, teacher_features
 from ..core.geometry import Boxes, Frame, Stretch
+from ..core.images import SizeMismatch, UnreadableImage, image_digest, read_image
+from ..core.masks import BadRecord
 from ..core.scenes import embedded_scenes
-from ..core.teachers import IMAGENET, Teacher, load_teacher
+from ..core.teachers import Teacher, load_teacher
 from ..core.train import TrainConfig
 from .losses import FGD_PRESETS, MASKS
 from .targets import NpzTeacher, combine_annotators, id_map_edges, import_npz_features, instance_edges, paint_ids, reduce_edges, teacher_edges, union_edges
@@ -39,14 +42,16 @@ class EdgeConfig(TrainConfig):
     image_size: int = Field(256, ge=64)           # side of the square that the student sees, a multiple of 32
     flip: bool = False                            # mirror half of the training images; their features are stored too
     teacher: str = "embedded"                     # spec of core.teachers, or "none"
+    layers: list[str] = ["P4_S16"]                # the teacher's maps that the student imitates
     backbone: str = "tiny"                        # a name of edge.student.backbone_names()
     pretrained: bool = False                      # timm's weights for the backbone
     top_down: bool = False                        # add a top-down path to a backbone that has none
     loss_type: Literal["fgd", "fsdlike", "mse", "cosine"] = "fgd"
     fgd_preset: str = "official"                  # a name of edge.losses.FGD_PRESETS
+    edge_boost: float = Field(0.0, ge=0)          # alpha_edge of FGD; 0: the preset's own
     feat_weight: float = Field(1.0, ge=0)         # of the feature loss; 0: measured, not trained
     edge_weight: float = Field(1.0, ge=0)         # of the edge loss
-    edges: Literal["instances", "union", "id_map", "teacher", "boundaries"] = "instances"  # where targets come from
+    edges: Literal["instances", "union", "id_map", "teacher", "boundaries", "files"] = "instances"  # where targets come from; files: features_dir
     annotators: Literal["any", "mean", "majority"] = "any"  # how several people's boundaries become one target
     enable_edge_mask_progressive: bool = False    # switch the mask on at edge_mask_start_epoch
     edge_mask_start_epoch: int = Field(5, ge=1)   # first epoch with the mask, counted from 1
@@ -57,9 +62,13 @@ class EdgeConfig(TrainConfig):
     dice_reduction: Literal["sample", "batch"] = "sample"
     pos_weight: bool = False                      # weigh edge pixels by clamp(negatives / positives, 1, 10)
     focal_weight: float = Field(0.0, ge=0)        # of a focal term in the edge loss
+    focal_alpha: float = Field(0.25, ge=0, le=1)
+    focal_gamma: float = Field(2.0, ge=0)
     boundary_tolerance: float = Field(1.0, ge=0)  # of boundary F, in cells of the edge map
     threshold: float = Field(0.5, gt=0, lt=1)     # above it a pixel counts as an edge
-    save_memory: bool = False                     # do not keep prepared samples in memory
+    benchmark: Literal["map", "image", "off"] = "map"  # ODS, OIS and AP at the edge map's size, or at the image's own (slow)
+    benchmark_thresholds: int = Field(99, ge=1)   # of ODS, OIS and AP
+    memory_mib: int = Field(2048, ge=0)           # prepared samples are kept in memory up to this size
 
     @field_validator("edge_mask_kernel_size")
     @classmethod
@@ -82,10 +91,18 @@ class EdgeConfig(TrainConfig):
 
     @model_validator(mode="after")
     def _teacher_needed(self):
-        if self.teacher == "none" and not self.features_dir and self.edges == "teacher": raise ValueError("edges 'teacher' need a teacher, and teacher is 'none'")
+        if self.edges == "teacher" and (self.teacher == "none" or self.features_dir): raise ValueError("edges 'teacher' need a teacher with an edge head, such as 'embedded', and no features_dir")
+        if self.edges == "files" and not self.features_dir: raise ValueError("edges 'files' are read from features_dir, and features_dir is empty")
         return self
 
 # %% ../../nbs/edge/03_data.ipynb #239f7a95
+def _read_split(root: Path, split: str, edges: str) -> CocoData:
+    "A split with annotations, or, where edges do not come from them, of plain pictures."
+    folders = [root/"images"/split, root/split/"images", root/split]
+    annotated = (root/"annotations"/f"instances_{split}.json").is_file() or (root/split/"annotations.json").is_file()
+    plain = next((f for f in folders if f.is_dir()), None)
+    return read_images(plain) if plain and not annotated and edges in ("teacher", "boundaries", "files") else read_split(root, split)
+
 def read_data(
     config: EdgeConfig,
 ) -> tuple[CocoData, CocoData, Path]: # training and validation images, and the folder
@@ -95,26 +112,30 @@ def read_data(
     else:
         root = Path(config.images_dir).expanduser()
         if not root.is_dir(): raise BadInput(f"images_dir {config.images_dir} does not exist; expected 'embedded' or a folder with splits train and {config.val_split}.")
-    train, val = read_split(root, "train"), read_split(root, config.val_split)
-    train.images, val.images = (d.images[:n] if n else d.images for d, n in ((train, config.train_images), (val, config.val_images)))
-    for split, data in (("train", train), (config.val_split, val)):
-        if not data.images: raise BadInput(f"split {split!r} of {root} holds no usable image; `vfmkd doctor` shows why.")
+    train, val = _read_split(root, "train", config.edges), _read_split(root, config.val_split, config.edges)
     refuse_leakage(train, val)
+    for data, n in ((train, config.train_images), (val, config.val_images)):
+        if n: data.images = data.images[:n]
     return train, val, root
 
 def load_any_teacher(config: EdgeConfig) -> Teacher | NpzTeacher | None:
     "The teacher of a configuration: a model, a folder of the document's features, or None for \"none\"."
     if config.features_dir: return NpzTeacher(config.features_dir)
-    return None if config.teacher == "none" else load_teacher(config.teacher)
+    if config.teacher == "none": return None
+    on_gpu = config.accelerator != "cpu" and torch.cuda.is_available()
+    return load_teacher(config.teacher, layers=config.layers, device="cuda" if on_gpu else "cpu")
 
 # %% ../../nbs/edge/03_data.ipynb #40815249
 def boundary_maps(root: Path, split: str, stem: str) -> Tensor:
-    "Boundary maps of all annotators of an image, (A, H, W) bool, from root/boundaries/<split>/<stem>_a<k>.png. Raises `BadInput` if there is none."
-    files = sorted((root/"boundaries"/split).glob(f"{stem}_a*.png"))
-    if not files: raise BadInput(f"no boundary map {stem}_a<k>.png in {root/'boundaries'/split}; edges='boundaries' needs one per annotator.")
+    "Boundary maps of all annotators of an image, (A, H, W) bool, from root/boundaries/<split>/<stem>_a<k>.png. Raises `BadRecord` if there is none."
+    files = sorted((root/"boundaries"/split).glob(f"{glob_escape(stem)}_a*.png"))
+    if not files: raise BadRecord("boundary map is missing", f"no {stem}_a<k>.png in {root/'boundaries'/split}")
     maps = []
     for f in files:
-        with Image.open(f) as picture: maps.append(torch.from_numpy(np.asarray(picture.convert("L")) > 0))
+        try:
+            with Image.open(f) as picture: maps.append(torch.from_numpy(np.asarray(picture.convert("L")) > 0))
+        except OSError: raise BadRecord("boundary map cannot be read", str(f)) from None
+    if len({m.shape for m in maps}) > 1: raise BadRecord("boundary maps differ in size", stem)
     return torch.stack(maps)
 
 def record_masks(record: ImageRecord) -> Tensor:
@@ -131,9 +152,9 @@ class EdgeSamples:
     "Samples of one split: `image` (3, S, S) float in [0, 1], `edges` (S/4, S/4), `features` name → (C, h, w), `boxes` (N, 4) xyxy in the student's pixels."
     def __init__(self, data: CocoData, config: EdgeConfig, teacher: Teacher | NpzTeacher | None, store: FeatureStore, root: Path, split: str, flip: bool = False):
         self.data, self.config, self.teacher, self.store, self.root, self.split = data, config, teacher, store, root, split
-        self.flip = flip and config.flip
-        if self.flip and isinstance(teacher, NpzTeacher): raise BadInput("flip needs the teacher's features of mirrored images, which an imported features_dir does not hold; expected flip = false.")
-        self._kept: dict[tuple[int, str], dict[str, Any]] = {}
+        self.views = ("identity", "hflip") if flip and config.flip else ("identity",)
+        if len(self.views) > 1 and isinstance(teacher, NpzTeacher): raise BadInput("flip needs the teacher's features of mirrored images, which an imported features_dir does not hold; expected flip = false.")
+        self._kept, self._bytes = {}, 0
 
     def __len__(self) -> int: return len(self.data.images)
 
@@ -142,65 +163,94 @@ class EdgeSamples:
         return self.data.images[i].path.name
 
     def get(self, i: int, rng: torch.Generator | None) -> dict[str, Any]:
-        "Sample `i`, mirrored or not as `rng` says."
-        view = "hflip" if self.flip and rng is not None and float(torch.rand((), generator=rng)) < .5 else "identity"
-        if (i, view) not in self._kept:
-            made = self._prepare(self.data.images[i], view)
-            if self.config.save_memory: return self._unpacked(made)
-            self._kept[i, view] = made
-        return self._unpacked(self._kept[i, view])
-
-    def _unpacked(self, kept: Mapping[str, Any]) -> dict[str, Any]:
-        "Kept as bytes and half precision, handed out as float32."
+        "Sample `i`, mirrored or not as `rng` says. Raises `BadInput`."
+        mirrored = len(self.views) > 1 and rng is not None and float(torch.rand((), generator=rng)) < .5
+        kept = self._sample(self.data.images[i], "hflip" if mirrored else "identity")
         return {**kept, "image": kept["image"].float() / 255, "edges": kept["edges"].float(), "features": {k: v.float() for k, v in kept["features"].items()}}
 
-    def _prepare(self, record: ImageRecord, view: str) -> dict[str, Any]:
-        size = self.config.image_size
-        image, frame = read_image(record), Frame(record.height, record.width)
+    def prepare(self) -> "EdgeSamples":
+        "Make every sample once; images that cannot be used are counted in `data.problems` and left out. Raises `BadInput` if none is left."
+        usable = []
+        for record in self.data.images:
+            try:
+                for view in self.views: self._sample(record, view)
+                usable.append(record)
+            except BadRecord as e: self.data.problems.add(e.reason, record.path.name, f"image {record.id}", e.detail)
+        if not usable: raise BadInput(f"split {self.split!r} of {self.root} holds no usable image: {', '.join(f'{k} ({n})' for k, n in self.data.problems.counts.items()) or 'it is empty'}.")
+        self.data.images = usable
+        return self
+
+    def _sample(self, record: ImageRecord, view: str) -> dict[str, Any]:
+        "A sample from memory, else made, and kept if there is room."
+        if (found := self._kept.get((record.path, view))) is not None: return found
+        made = self._made(record, view)
+        size = sum(t.nbytes for t in (made["image"], made["edges"], made["boxes"], *made["features"].values()))
+        if self._bytes + size <= self.config.memory_mib * 2**20:
+            self._kept[record.path, view] = made
+            self._bytes += size
+        return made
+
+    def _made(self, record: ImageRecord, view: str) -> dict[str, Any]:
+        size, frame = self.config.image_size, Frame(record.height, record.width)
+        try: image = read_image(record)
+        except (UnreadableImage, SizeMismatch) as e: raise BadRecord("image cannot be read", str(e).rstrip(".")) from None
         stretch = Stretch(frame, size)
-        image = stretch.image(image)                                                       # (3, S, S) uint8
-        boxes = stretch.boxes(Boxes(torch.tensor([o.bbox_xyxy for o in record.objects if not o.iscrowd], dtype=torch.float32).reshape(-1, 4), "xyxy", frame)).xyxy
+        image, boxes = stretch.image(image), stretch.boxes(Boxes([o.bbox_xyxy for o in record.objects if not o.iscrowd], "xyxy", frame)).data   # (3, S, S) uint8, (N, 4)
         if view == "hflip": image, boxes = image.flip(-1), torch.stack([size - boxes[:, 2], boxes[:, 1], size - boxes[:, 0], boxes[:, 3]], 1)
-        return {"image": image, "edges": self._edges(record, stretch, image, view).half(), "boxes": boxes, "features": self._features(record, image, view)}
+        features = {} if self.teacher is None else teacher_features(self.store, self.teacher, image, image_digest(record), view)
+        return {"image": image, "edges": self._edges(record, image, view).half(), "boxes": boxes, "features": features}
 
-    def _features(self, record: ImageRecord, image: Tensor, view: str) -> dict[str, Tensor]:
-        if self.teacher is None: return {}
-        return teacher_features(self.store, self.teacher, image, image_digest(record), view)
-
-    def _edges(self, record: ImageRecord, stretch: Stretch, image: Tensor, view: str) -> Tensor:
-        c, small = self.config, self.config.image_size // 4
-        if c.edges == "teacher": return self._teacher_edges(image, small)
-        if c.edges == "boundaries":
-            edges = combine_annotators(reduce_edges(boundary_maps(self.root, self.split, record.path.stem), small) > 0, c.annotators)
-        else: edges = reduce_edges(edges_of(stretch.masks(record_masks(record)), c.edges), small)
+    def _edges(self, record: ImageRecord, image: Tensor, view: str) -> Tensor:
+        "The target (S/4, S/4) in 0..1."
+        if self.config.edges == "teacher": return self._teacher_edges(image)
+        maps = self.truth(record)                                                          # (A, S/4, S/4)
+        edges = combine_annotators(maps, self.config.annotators) if self.config.edges == "boundaries" else maps[0].float()
         return edges.flip(-1) if view == "hflip" else edges
 
-    def _teacher_edges(self, image: Tensor, small: int) -> Tensor:
+    def truth(self, record: ImageRecord) -> Tensor:
+        "Edge maps at stride 4, (A, S/4, S/4) bool: one per annotator for boundaries, else one. Raises `BadRecord`."
+        size, small = self.config.image_size, self.config.image_size // 4
+        if self.config.edges == "teacher": return self._teacher_edges(self._sample(record, "identity")["image"])[None] > .5
+        try:
+            if self.config.edges == "boundaries": return reduce_edges(boundary_maps(self.root, self.split, record.path.stem), small) > 0
+            if self.config.edges == "files": return _file_edges(self.teacher.read(record.path.stem), small)[None]
+            masks = Stretch(Frame(record.height, record.width), size).masks(record_masks(record))
+            return reduce_edges(edges_of(masks, self.config.edges), small)[None] > 0
+        except BadRecord: raise
+        except BadInput as e: raise BadRecord("edges cannot be made", str(e).rstrip(".")) from None
+
+    def _teacher_edges(self, image: Tensor) -> Tensor:
         net = getattr(self.teacher, "encoder", None)
-        if not hasattr(net, "edge_logits"): raise BadInput(f"teacher {getattr(self.teacher, 'id', 'none')} has no edge head; expected edges = instances, union or id_map.")
-        with torch.no_grad(): return reduce_edges(teacher_edges(net.edge_logits(net(self.teacher.normalize(image[None]))))[0], small, "mean")
+        if not hasattr(net, "edge_logits"): raise BadInput(f"teacher {getattr(self.teacher, 'id', 'none')} has no edge head; expected another teacher, or edges = instances, union or id_map.")
+        with torch.no_grad(): p = teacher_edges(net.edge_logits(net(self.teacher.normalize(image[None]))))[0]
+        return reduce_edges(p, self.config.image_size // 4, "mean")
 
     def collate(self, items: list[dict[str, Any]]) -> dict[str, Any]:
         "A batch: images, edges and each map stacked, boxes as a list."
-        names = items[0]["features"]
-        return {**collate([{"image": x["image"], "edges": x["edges"]} for x in items]), "boxes": [x["boxes"] for x in items],
-                "features": {k: torch.stack([x["features"][k] for x in items]) for k in names}}
+        return {**collate([{"image": x["image"], "edges": x["edges"]} for x in items]), "boxes": [x["boxes"] for x in items], "features": collate([x["features"] for x in items])}
+
+def _file_edges(found: Mapping[str, Tensor], small: int) -> Tensor:
+    "The largest edge map of one of the document's files at stride 4, (small, small) bool. Raises `BadInput`."
+    maps = [t for k, t in found.items() if k.startswith("edge_")]
+    if not maps: raise BadInput("the features file holds no edge map (edge_256x256)")
+    return reduce_edges(max(maps, key=lambda t: t.numel()), small) > 0
 
 # %% ../../nbs/edge/03_data.ipynb #5eaef7e0
 def make_samples(
     config: EdgeConfig,
     store: FeatureStore | None = None,  # by default the one under the data folder
-) -> tuple[EdgeSamples, EdgeSamples, Teacher | NpzTeacher | None, dict[str, Any]]: # training and validation samples, teacher, facts for the run's record
-    "Everything that a run is fed with, and what its record says of it. Raises `BadInput`."
+) -> tuple[EdgeSamples, EdgeSamples, Teacher | NpzTeacher | None]: # training and validation samples, prepared, and the teacher
+    "Everything that a run is fed with. Raises `BadInput`."
     train, val, root = read_data(config)
     teacher, store = load_any_teacher(config), store or FeatureStore()
-    facts = {"data": {"folder": config.images_dir, "train": {"images": len(train.images), "sha256": train.sha256}, "val": {"images": len(val.images), "sha256": val.sha256}},
-             "problems": {"train": train.problems.counts, "val": val.problems.counts}, "teacher": teacher.record() if teacher else None}
-    if isinstance(teacher, NpzTeacher):
-        hw = (config.image_size, config.image_size)
-        for name, data in (("train", train), ("val", val)):
-            done, problems = import_npz_features(teacher, [(r, image_digest(r), hw) for r in data.images], store)
-            if not done: raise BadInput(f"features_dir {config.features_dir} holds features of none of the {len(data.images)} {name} images; expected <stem>_features.npz.")
-            facts["problems"][name] = {**facts["problems"][name], **problems.counts}
-            data.images = done
-    return EdgeSamples(train, config, teacher, store, root, "train", flip=True), EdgeSamples(val, config, teacher, store, root, config.val_split), teacher, facts
+    for name, data in (("train", train), (config.val_split, val)) if isinstance(teacher, NpzTeacher) else ():
+        data.images, problems = import_npz_features(teacher, [(r, image_digest(r), (config.image_size,) * 2) for r in data.images], store)
+        for (outcome, reason), (n, examples) in problems.found.items(): data.problems.found[outcome, reason] = [n, examples]
+        if not data.images: raise BadInput(f"features_dir {config.features_dir} holds features of none of the images in split {name!r}; expected <stem>_features.npz.")
+    return (EdgeSamples(train, config, teacher, store, root, "train", flip=True).prepare(),
+            EdgeSamples(val, config, teacher, store, root, config.val_split).prepare(), teacher)
+
+def data_facts(train: EdgeSamples, val: EdgeSamples) -> dict[str, Any]:
+    "What a run's record says of its data: folder, digests, counts, and problems by reason."
+    split = lambda s: {"split": s.split, "used": len(s), "sha256": s.data.sha256, **s.data.summary(), "problems": s.data.problems.counts}
+    return {"folder": str(train.config.images_dir), "train": split(train), "val": split(val)}
