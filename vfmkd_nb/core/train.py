@@ -112,9 +112,12 @@ def _onecycle(step: int, total: int, rise: float = 0.3, start: float = 1/25, end
 
 # %% ../../nbs/core/13_train.ipynb #8ad19342
 def reseed(*parts: Any) -> None:
-    "Seed torch (all devices), NumPy and `random` with a function of the parts."
+    """Seed torch, NumPy and `random` with a function of the parts. Unlike `torch.manual_seed` it leaves a CUDA that is not in use alone:
+    that queues a call, with its stack, for the day CUDA starts (half a millisecond, and memory, in every step on a CPU)."""
     seed = stream_seed(*parts)
-    torch.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized(): torch.cuda.manual_seed_all(seed)
+    if torch.backends.mps.is_available(): torch.mps.manual_seed(seed)
     np.random.seed(seed % 2**32)
     random.seed(seed)
 
@@ -184,6 +187,7 @@ class Run:
     resumed: int = 0              # the step it was resumed at
     records: list[dict] = field(default_factory=list)  # the steps of the present epoch
     audited: Mapping[str, float] | None = None  # what the audit said about the present step
+    names: list[str] = field(default_factory=list)  # of the present step's losses
     batch: dict[str, Any] | None = None         # the last batch on the device
     undo: "_Undo" = None                        # the state before the present step, where a forward pass changes it
     stopping: bool = False                      # some process was asked to stop
@@ -251,19 +255,25 @@ def _fabric(config: TrainConfig) -> Fabric:
     return Fabric(accelerator=config.accelerator, devices=config.devices, num_nodes=nodes, strategy=strategy if config.devices*nodes > 1 else "auto", precision=config.precision)
 
 # %% ../../nbs/core/13_train.ipynb #6ca23735
-def _backward(run: Run, batches: Iterator[dict], plan: Batches, first: int, count: int) -> tuple[dict[str, Tensor], list[str]]:
-    "Forward and backward through a step's batches; the losses as means over its images (this process's part), and the ids."
-    images, sums, ids = sum(len(plan.whole(k)) for k in range(first, first + count)), {}, []
+def _backward(run: Run, batches: Iterator[dict], plan: Batches, first: int, count: int) -> tuple[list[str], Tensor, list[str]]:
+    "Forward and backward through a step's batches: the losses' names, this process's part of their means over the step's images, and its images' ids."
+    images, sums, ids = sum(len(plan.whole(k)) for k in range(first, first + count)), 0.0, []
     for k in range(first, first + count):
         run.batch = batch = to_device(next(batches), run.fabric.device, run.config.channels_last)
-        weight = len(plan.share(k))/images
-        with _memory_errors(run.step + 1, batch, run.config), run.fabric.no_backward_sync(run.module, enabled=k < first + count - 1) if plan.world > 1 else nullcontext():
+        mine, last = plan.share(k), k == first + count - 1
+        with _memory_errors(run.step + 1, batch, run.config), nullcontext() if last or plan.world == 1 else run.fabric.no_backward_sync(run.module):
             losses = run.module(_Envelope(batch), run.epoch + 1)
-            if k == first: _check_losses(losses); run.audited = run.audit and run.audit(run.step + 1, losses, run.task.model)
-            run.fabric.backward(losses["total"]*(weight*plan.world))
-        for name, value in losses.items(): sums[name] = sums.get(name, 0) + value.detach().float()*weight
-        ids += batch["ids"][:len(plan.share(k))]
-    return sums, ids
+            if k == first: _begin_step(run, losses)
+            run.fabric.backward(losses["total"]*(len(mine)*plan.world/images))
+        sums = sums + torch.stack([losses[name].detach().float() for name in run.names])*(len(mine)/images)
+        ids += batch["ids"][:len(mine)]
+    return run.names, sums, ids
+
+def _begin_step(run: Run, losses: Any) -> None:
+    "What is done once with the losses of a step: check them, and let the audit look."
+    if not isinstance(losses, dict) or list(losses) != run.names: _check_losses(losses)
+    run.names = list(losses)
+    run.audited = run.audit and run.audit(run.step + 1, losses, run.task.model)
 
 # %% ../../nbs/core/13_train.ipynb #f7f8f898
 def _check_losses(losses: Any) -> None:
@@ -293,12 +303,12 @@ class _Undo:
         if self.task: self.task.load_state_dict(self.state)
 
 # %% ../../nbs/core/13_train.ipynb #d09ef018
-def _read(run: Run, sums: dict[str, Tensor], norm: Tensor) -> tuple[dict[str, float], float, bool]:
+def _read(run: Run, sums: Tensor, norm: Tensor) -> tuple[list[float], float, bool]:
     "The step's losses over all processes, the gradient's norm, and whether any process was asked to stop: the one wait for the device in a step."
-    packed = torch.stack([*sums.values(), torch.tensor(float(bool(run.stop.name)), device=norm.device)])
+    packed = torch.cat([sums, sums.new_tensor([float(bool(run.stop.name))])])
     if run.fabric.world_size > 1: packed = run.fabric.all_reduce(packed, reduce_op="sum")
     *values, stop, norm = torch.cat([packed, norm.detach().float().reshape(1)]).tolist()
-    return dict(zip(sums, values, strict=True)), norm, stop > 0
+    return values, norm, stop > 0
 
 def _step(run: Run, batches: Iterator[dict], plan: Batches, first: int) -> dict[str, Any]:
     "One step: returns its record for the log."
@@ -307,9 +317,10 @@ def _step(run: Run, batches: Iterator[dict], plan: Batches, first: int) -> dict[
     rate = lr_at(run.step, run.total, config)
     for group in run.optimizer.param_groups: group["lr"] = rate
     run.undo.keep()
-    sums, ids = _backward(run, batches, plan, first, count)
+    names, sums, ids = _backward(run, batches, plan, first, count)
     norm = run.fabric.clip_gradients(run.module, run.optimizer, max_norm=config.clip_norm or math.inf, error_if_nonfinite=False)
-    losses, norm, run.stopping = _read(run, sums, norm)
+    values, norm, run.stopping = _read(run, sums, norm)
+    losses = dict(zip(names, values, strict=True))
     bad = [name for name, value in {**losses, "gradient norm": norm}.items() if not math.isfinite(value)]
     _move_weights(run, skip=bool(bad))
     run.optimizer.zero_grad(set_to_none=True)

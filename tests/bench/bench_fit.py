@@ -1,0 +1,108 @@
+"""What `fit` costs beside the same steps in a bare loop: promised is at most 3 % of steps of about 20 ms.
+
+A step of `fit` (batch, seeds, losses, log, board) and a step of the shortest loop that trains the same take turns in one process, on equal networks, batches and loaders, so that whatever
+else the machine does meets both; compared are the first deciles (of the least disturbed steps). Checkpoints and the start and end of a run are not steps: they are timed apart.
+Run: python tests/bench/bench_fit.py
+"""
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from vfmkd_nb.core import train as loop
+from vfmkd_nb.core.data import make_loader
+from vfmkd_nb.core.train import TrainConfig, fit, make_optimizer
+
+BOUND, BATCH, STEPS = 0.03, 4, 60
+
+
+class Images:
+    """Ready-made tensors, so that only the loops are compared."""
+
+    def __init__(self, size):
+        self.items = [{"image": torch.randn(3, size, size), "mask": torch.rand(1, size, size)} for _ in range(BATCH * STEPS)]
+
+    def __len__(self):
+        return len(self.items)
+
+    def sample_id(self, i):
+        return f"image-{i}"
+
+    def get(self, i, rng):
+        return self.items[i]
+
+
+class Segment:
+    """A small convolutional network with batch norm and four loss terms."""
+
+    def __init__(self, width):
+        torch.manual_seed(0)
+        block = lambda i, o: [nn.Conv2d(i, o, 3, padding=1, bias=False), nn.BatchNorm2d(o), nn.ReLU()]
+        self.model = nn.Sequential(*block(3, width), *block(width, width), *block(width, width), *block(width, width), nn.Conv2d(width, 1, 1))
+
+    def losses(self, batch, epoch):
+        logits = self.model(batch["image"])
+        terms = {"bce": F.binary_cross_entropy_with_logits(logits, batch["mask"]), "l1": 0.1 * F.l1_loss(logits, batch["mask"]), "l2": 0.1 * F.mse_loss(logits, batch["mask"])}
+        return {"total": sum(terms.values()), **terms}
+
+    def evaluate(self, loader):
+        return {}
+
+
+def bare_steps(task, samples, config):
+    """The shortest loop that trains the same; every `next` is a step."""
+    optimizer = make_optimizer(task.model, config)
+    for epoch in range(1, config.epochs + 1):
+        for batch in make_loader(samples, batch_size=BATCH, seed=0, epoch=epoch, shuffle=True):
+            task.losses(batch, epoch)["total"].backward()
+            nn.utils.clip_grad_norm_(task.model.parameters(), config.clip_norm)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            yield
+
+
+def clocked(times, of, before=lambda: None):
+    """`of`, adding its seconds to the list `times`."""
+    def call(*args):
+        before()
+        began = time.perf_counter()
+        found = of(*args)
+        times.append(time.perf_counter() - began)
+        return found
+    return call
+
+
+def compare(width, size, epochs, folder) -> float:
+    """Print one line; the share that `fit` adds to a step."""
+    samples, config = Images(size), TrainConfig(epochs=epochs, batch_size=BATCH, lr=1e-4)
+    bare, step, note, save = [], [], [], []
+    steps = bare_steps(Segment(width), samples, config)
+    originals = loop._step, loop._note, loop._save
+    loop._step = clocked(step, loop._step, before=clocked(bare, lambda: next(steps)))
+    loop._note, loop._save = clocked(note, loop._note), clocked(save, loop._save)
+    began = time.perf_counter()
+    try:
+        fit(Segment(width), samples, None, config, folder / f"{width}-{size}")
+    finally:
+        loop._step, loop._note, loop._save = originals
+    rest = time.perf_counter() - began - sum(bare) - sum(step) - sum(note) - sum(save)
+    quiet = lambda seconds: statistics.quantiles(seconds, n=10)[0] * 1e3
+    one, two = quiet(bare), quiet([a + b for a, b in zip(step, note)])
+    print(f"step of {one:6.2f} ms bare, {two:6.2f} ms in fit: {(two - one) * 1e3:+.0f} µs, {(two / one - 1) * 100:+.2f} % ({len(bare)} steps each); "
+          f"apart: checkpoint {statistics.median(save) * 1e3:.0f} ms, all else of the run {rest * 1e3:.0f} ms")
+    return two / one - 1
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        compare(8, 32, 3, Path(folder))
+        compare(8, 40, 6, Path(folder))
+        share = compare(10, 64, 6, Path(folder))
+    print(f"promise: at most {BOUND * 100:.0f} % of steps of about 20 ms: {'kept' if share <= BOUND else 'MISSED'}")
+    sys.exit(share > BOUND)
