@@ -258,3 +258,20 @@ def test_borders(tmp_path):
             fit(Denoiser(), Blobs(n), None, config.with_(**options), tmp_path / "bad")
     with pytest.raises(BadInput, match="best_metric 'eror' is not among the metrics; did you mean 'error'"):
         fit(Denoiser(), Blobs(3), Blobs(3), config.with_(best_metric="eror"), tmp_path / "bad2")
+
+
+@pytest.mark.parametrize("options", [{"precision": "bf16-mixed"}, {"channels_last": True}, {"optimizer": "sgd", "scheduler": "onecycle", "warmup_steps": 0, "clip_norm": 0}, {"optimizer": "adam", "scheduler": "step"},
+                                     pytest.param({"compile": True}, marks=pytest.mark.slow)], ids=lambda o: "-".join(map(str, o)))
+def test_options_train_and_resume(calm, tmp_path, options):
+    """Each runs, learns about as well as the plain run, and resumes to the same bits; torch.compile only nearly: its kernels depend on the order in which it met the batch sizes."""
+    config = CONFIG.with_(**options)
+    whole = fit(Denoiser(), Blobs(), Blobs(10), config, tmp_path / "whole")
+    plain = float.fromhex(calm["epochs"]["error"][-1])
+    assert whole.epochs["error"].iloc[-1] < 1.5 * plain
+    with pytest.raises(Stopped):
+        fit(Denoiser(at_call={11: lambda: os.kill(os.getpid(), signal.SIGTERM)}), Blobs(), Blobs(10), config, tmp_path / "stopped")
+    fit(Denoiser(), Blobs(), Blobs(10), config, tmp_path / "stopped")
+    if "compile" in options:
+        assert read_log(tmp_path / "stopped")[0]["total"].tolist() == pytest.approx(whole.steps["total"].tolist(), rel=1e-4)
+    else:
+        assert fingerprint(tmp_path / "stopped") == fingerprint(tmp_path / "whole")

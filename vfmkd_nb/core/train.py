@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STOPPED', 'Task', 'TrainConfig', 'param_groups', 'make_optimizer', 'lr_at', 'reseed', 'Stopped', 'StopFlag',
-           'FitError', 'Run', 'to_device', 'flat_loss', 'eval_mode', 'evaluate', 'FitResult', 'fit']
+           'FitError', 'Run', 'to_device', 'compile_in_place', 'flat_loss', 'eval_mode', 'evaluate', 'FitResult', 'fit']
 
 # %% ../../nbs/core/13_train.ipynb #ac6db6c6
 import copy, math, multiprocessing, os, random, re, shutil, signal, sys, threading, time
@@ -58,7 +58,7 @@ class TrainConfig(Config):
     unused_parameters: bool = False               # with several processes: some parameters get no gradient in some steps
     num_workers: int = Field(0, ge=0)             # loader processes, per process
     seed: int = 0
-    compile: bool = False                         # torch.compile the model
+    compile: bool = False                         # torch.compile the model; a resume is then exact up to rounding only
     channels_last: bool = False                   # memory format of model and images
     log_every: int = Field(10, ge=1)              # steps between TensorBoard points (the step log has every step)
     evaluate_every: int = Field(1, ge=1)          # epochs between evaluations; the last is always evaluated
@@ -245,6 +245,12 @@ def to_device(
     if not isinstance(tree, Tensor): return tree
     last = channels_last and tree.ndim == 4 and tree.is_floating_point()
     return tree.to(device, non_blocking=True, memory_format=torch.channels_last if last else torch.preserve_format)
+
+def compile_in_place(model: nn.Module) -> list[nn.Module]: # what was compiled
+    "`torch.compile` a model without renaming its parameters; of a container that is never called itself (no `forward`), the parts."
+    if type(model).forward is nn.Module.forward: return [m for part in model.children() for m in compile_in_place(part)]
+    model.compile()
+    return [model]
 
 def _fabric(config: TrainConfig) -> Fabric:
     "One process; or forked ones, in notebooks and programs alike; or, under `torchrun` or a cluster's launcher, the ones that it has started."
@@ -542,7 +548,7 @@ def _train(fabric: Fabric, task: Task, train: Samples, val: Samples | None, conf
         fabric.barrier()
         run.data = {"n": len(train), "ids": digest([train.sample_id(i) for i in range(len(train))])}
         if config.channels_last: task.model.to(memory_format=torch.channels_last)
-        if config.compile: task.model.compile()
+        if config.compile: compile_in_place(task.model)
         run.optimizer = make_optimizer(task.model, config)
         run.module, _ = fabric.setup(_Losses(task), run.optimizer)
         _restore(run)
