@@ -287,17 +287,15 @@ def ablate(
     named = grid_variants(grid) if grid is not None else variants
     spec, plans = plan_ablation(report, named, seeds, fixed or {}, name or _default_name(Path(report).stem, grid, fixed or {}), grid)
     spec["command"] = _command(spec, grid)
-    folder, status = ablation_dir(spec["name"]), Status(quiet)
+    folder, status, pool = ablation_dir(spec["name"]), Status(quiet), RayPool(ray) if ray else LocalPool(workers)
     labels = {m["run"].split("/")[1]: f"{m['variant']} seed {m['seed']}" for m in spec["members"]}
     with _locked(folder), _terminable():
         atomic_write(folder/"ablation.json", json.dumps(spec, indent=1, ensure_ascii=False))
         states = {id: plan.state for id, plan in plans.items()}
         todo = [id for id, state in states.items() if state not in ("done", "running")]
         status.line(f"ablation {spec['name']}: {len(plans)} runs, {list(states.values()).count('done')} done already, {len(todo)} to do")
-        if todo:
-            pool = RayPool(ray) if ray else LocalPool(workers)
-            try: _run_batch(_Batch(plans, todo, {}, {}, []), pool, labels, status)
-            finally: write_index(reports_dir())
+        try: _run_batch(_Batch(plans, todo, {}, {}, []), pool, labels, status)
+        finally: write_index(reports_dir())
         write_comparison(folder)
     write_index(reports_dir())
     status.line(f"ablation {spec['name']}: {shown(folder/'comparison.html')}")

@@ -11,18 +11,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from .config import BadInput, ConfigError, nearest, parse_flags, read_mapping, split_list
-
 # %% ../../nbs/core/18_cli.ipynb #9deda116
 class _Parser(argparse.ArgumentParser):
     "argparse whose mistakes are `BadInput`."
     def __init__(self, *args, **kwargs): super().__init__(*args, **{"allow_abbrev": False, "formatter_class": argparse.RawDescriptionHelpFormatter, **kwargs})
     def error(self, message: str) -> None:
         "Raise instead of printing the usage."
+        from vfmkd_nb.core.config import BadInput
         raise BadInput(f"{message} ({self.prog} --help)")
 
 def _pairs(texts: Sequence[str], option: str) -> dict[str, str]:
     "`key=value` texts as a mapping."
+    from vfmkd_nb.core.config import ConfigError
     found = {}
     for text in texts:
         key, eq, value = text.partition("=")
@@ -32,6 +32,7 @@ def _pairs(texts: Sequence[str], option: str) -> dict[str, str]:
 
 def _seeds(text: str) -> int | list[int]:
     "`3` is three seeds (0, 1, 2); `4,7` are these two."
+    from vfmkd_nb.core.config import ConfigError, split_list
     try: return [int(s) for s in split_list(text)] if "," in text or text.startswith("[") else int(text)
     except (ValueError, TypeError): raise ConfigError(f"--seeds {text!r} is neither a number of seeds nor a list of them.") from None
 
@@ -72,7 +73,7 @@ def _report(argv: list[str]) -> int:
     own.add_argument("--force", action="store_true")
     own.add_argument("--quiet", action="store_true")
     options, rest = own.parse_known_args(flags)
-    from vfmkd_nb.core.config import reports_dir
+    from vfmkd_nb.core.config import parse_flags, reports_dir
     from vfmkd_nb.core.reports import parameter_model, run_report
     from vfmkd_nb.core.runs import write_index
     params = parse_flags(parameter_model(name), rest)
@@ -84,6 +85,7 @@ def _report(argv: list[str]) -> int:
 # %% ../../nbs/core/18_cli.ipynb #25a1b2de
 def _typed(report: str, options: dict[str, Any]) -> dict[str, Any]:
     "Option texts as `parse_flags` reads them (a list option may be written with commas)."
+    from vfmkd_nb.core.config import parse_flags
     from vfmkd_nb.core.reports import parameter_model
     model = parameter_model(report)
     return {k: parse_flags(model, [f"--{k}={v}"])[k] if isinstance(v, str) else v for k, v in options.items()}
@@ -101,6 +103,7 @@ def _ablate_parser(parser: argparse.ArgumentParser) -> None:
 def _ablate(a: argparse.Namespace) -> int:
     "variants × seeds of a report, completed when started again, and their comparison"
     from vfmkd_nb.core.ablation import ablate, ablation_states
+    from vfmkd_nb.core.config import ConfigError, read_mapping, split_list
     grid = {k: [_typed(a.report, {k: v})[k] for v in split_list(text)] for k, text in _pairs(a.grid, "--grid").items()}
     variants = {str(k): v for k, v in read_mapping(a.variants).items()} if a.variants else None
     if bool(grid) == bool(variants): raise ConfigError("an ablation wants either --grid or --variants.")
@@ -136,6 +139,7 @@ def _doctor_parser(parser: argparse.ArgumentParser) -> None:
 def _doctor(a: argparse.Namespace) -> int:
     "every problem of a COCO data set, by reason; exits with 1 if records are lost"
     from vfmkd_nb.core.coco import doctor, find_split
+    from vfmkd_nb.core.config import BadInput
     if (a.images is None) == (a.split is None): raise BadInput("doctor wants an annotation file and an image folder, or a data folder and --split.")
     found = doctor(*(find_split(a.annotations, a.split) if a.split else (a.annotations, a.images)))
     print(found.to_string(index=False) if len(found) else "no problems found")
@@ -147,6 +151,7 @@ def _features_parser(parser: argparse.ArgumentParser) -> None:
 
 def _features(a: argparse.Namespace) -> int:
     "the feature store: sizes, verification, clean-up"
+    from vfmkd_nb.core.config import BadInput
     from vfmkd_nb.core.features import FeatureStore
     store = FeatureStore(a.root)
     if not store.root.is_dir(): raise BadInput(f"there is no feature store at {store.root}.")
@@ -174,6 +179,7 @@ def _teacher_list() -> int:
 def _teacher(a: argparse.Namespace) -> int:
     "teachers: which there are, and whether one is what it was"
     if a.action == "list": return _teacher_list()
+    from vfmkd_nb.core.config import BadInput
     if not a.spec: raise BadInput("teacher check wants a teacher, for example: vfmkd teacher check embedded.")
     from vfmkd_nb.core.teachers import load_teacher
     from vfmkd_nb.core.trust import plain_way, record_reference, reference_path, teacher_gate
@@ -223,6 +229,7 @@ def run_command(argv: Sequence[str]) -> int:
     if name == "--version": name = "version"
     if name == "report": return _report(rest)
     if name not in _COMMANDS:
+        from vfmkd_nb.core.config import BadInput, nearest
         near = nearest(name, ["report", *_COMMANDS])
         raise BadInput(f"there is no command {name!r}" + (f"; did you mean {near!r}?" if near else "; vfmkd --help lists them."))
     command, arguments = _COMMANDS[name]
@@ -230,14 +237,19 @@ def run_command(argv: Sequence[str]) -> int:
     if arguments: arguments(parser)
     return command(parser.parse_args(rest))
 
+def _explained(error: ValueError | RuntimeError) -> tuple[str, int] | None:
+    "The sentence and exit status of an error that is the user's or a report's; None for any other, which is ours."
+    from vfmkd_nb.core.config import BadInput
+    if isinstance(error, BadInput): return str(error), 2
+    from vfmkd_nb.core.reports import ReportFailed
+    if isinstance(error, ReportFailed): return str(error), 2 if error.bad_input else 1
+
 def main(argv: Sequence[str] | None = None) -> int:
     "The console command: run it, and turn what goes wrong into a sentence and an exit status."
     try: return run_command(sys.argv[1:] if argv is None else argv)
-    except BadInput as e: said, status = str(e), 2
     except KeyboardInterrupt: said, status = "stopped; the same command goes on from here.", 130
-    except RuntimeError as e:
-        from vfmkd_nb.core.reports import ReportFailed
-        if not isinstance(e, ReportFailed): raise
-        said, status = str(e), 2 if e.bad_input else 1
+    except (ValueError, RuntimeError) as e:
+        if (found := _explained(e)) is None: raise
+        said, status = found
     print(f"vfmkd: {said}", file=sys.stderr)
     return status

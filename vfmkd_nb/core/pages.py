@@ -172,9 +172,7 @@ def number(value: float | None, digits: int = 4) -> str:
     return f"{value:.{digits}g}" if abs(value) >= 10 or 0 < abs(value) < .01 else f"{value:.{digits}f}"
 
 def figure_uri(figure) -> str:
-    "A matplotlib figure as a PNG data URI, closed afterwards."
-    import matplotlib.pyplot as plt
+    "A matplotlib figure as a PNG data URI."
     buffer = BytesIO()
     figure.savefig(buffer, format="png", bbox_inches="tight", dpi=110)
-    plt.close(figure)
     return data_uri(buffer.getvalue())
