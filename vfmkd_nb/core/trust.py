@@ -59,7 +59,7 @@ def gradient_audit(
         share = norms[k] / whole if whole else 0.0
         both = norms[k] * norms[task]
         cosine = float(grads[k] @ grads[task]) / both if both else float("nan")
-        out[k] = dict(value=float(terms[k]), norm=norms[k], share=share, cosine=cosine, flag=flag_term(share, cosine, len(names)))
+        out[k] = dict(value=float(terms[k].detach()), norm=norms[k], share=share, cosine=cosine, flag=flag_term(share, cosine, len(names)))
     return out
 
 # %% ../../nbs/core/14_trust.ipynb #83d694c0

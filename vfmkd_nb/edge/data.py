@@ -36,8 +36,8 @@ class EdgeConfig(TrainConfig):
     "All options of an edge distillation run."
     images_dir: str = "embedded"                  # "embedded", or a folder with splits train and val in COCO format
     features_dir: str = ""                        # a folder of the document's <id>_features.npz; "": the feature store
-    train_images: int = Field(64, ge=0)           # how many training images to use; 0: all
-    val_images: int = Field(24, ge=0)             # how many validation images to use; 0: all
+    train_images: int = Field(32, ge=0)           # how many training images to use; 0: all
+    val_images: int = Field(12, ge=0)             # how many validation images to use; 0: all
     val_split: str = "val"                        # the split to evaluate on
     image_size: int = Field(256, ge=64)           # side of the square that the student sees, a multiple of 32
     flip: bool = False                            # mirror half of the training images; their features are stored too
