@@ -21,7 +21,7 @@ STYLE = """
 * { box-sizing: border-box }
 body { margin:0; background:var(--bg); color:var(--ink); font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif; font-variant-numeric:tabular-nums; overflow-wrap:anywhere }
 main { max-width:1360px; margin:0 auto; padding:28px 24px 64px }
-header { display:flex; gap:16px; align-items:flex-start; justify-content:space-between; margin-bottom:20px }
+header { display:flex; gap:16px; align-items:flex-start; justify-content:space-between; margin-bottom:20px } #theme { flex:none }
 h1 { font-size:28px; line-height:1.2; letter-spacing:-.015em; margin:0; font-weight:650 } h2 { font-size:17px; margin:34px 0 12px; font-weight:650 }
 p { margin:.4em 0; max-width:80ch } .soft, small { color:var(--soft) } small { font-size:13px }
 a { color:var(--accent); text-decoration-thickness:1px; text-underline-offset:3px } a:hover { text-decoration-thickness:2px }
@@ -34,13 +34,13 @@ button { cursor:pointer } button:hover, select:hover { border-color:var(--soft) 
 table { border-collapse:collapse; width:100% } th, td { text-align:left; vertical-align:top; padding:11px 12px; border-bottom:1px solid var(--line) } tbody tr:last-child > * { border-bottom:0 }
 thead th { font-size:12.5px; color:var(--soft); font-weight:550; padding-block:4px; white-space:nowrap } th button { all:unset; cursor:pointer; padding:6px 0; min-height:0 } th button:focus-visible { outline:2px solid var(--accent); outline-offset:2px }
 th[aria-sort=ascending] button::after { content:" \\2191"; color:var(--ink) } th[aria-sort=descending] button::after { content:" \\2193"; color:var(--ink) } tbody th { font-weight:inherit }
-tbody tr:hover { background:color-mix(in srgb, var(--tint) 45%, transparent) } td.n, th.n { text-align:right } .value { font-size:17px; font-weight:600 } td > small, th > small { display:block }
+tbody tr:hover { background:color-mix(in srgb, var(--tint) 45%, transparent) } td.n, th.n { text-align:right } .value { font-size:17px; font-weight:600 } td > small, th > small { display:block; white-space:nowrap } .id, time { white-space:nowrap } td.n { white-space:nowrap }
 img.thumb { display:block; width:104px; height:72px; object-fit:cover; border-radius:6px; background:var(--tint) } .nothumb { width:104px; height:72px; border-radius:6px; border:1px dashed var(--line); display:grid; place-items:center; color:var(--soft); font-size:12px }
 .state { display:inline-flex; align-items:center; gap:6px; white-space:nowrap; font-size:13.5px; font-weight:550 } .state::before { content:""; width:8px; height:8px; border-radius:50%; background:currentColor }
 .done { color:var(--done) } .running { color:var(--running) } .failed { color:var(--failed) } .killed { color:var(--killed) } .running.state::before { animation:pulse 1.6s infinite } @keyframes pulse { 50% { opacity:.25 } }
 .chips { display:flex; flex-wrap:wrap; gap:4px 5px; margin-top:4px } .chip { background:var(--tint); border-radius:5px; padding:0 6px; font:12.5px/1.6 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace }
 .links { display:flex; flex-wrap:wrap; gap:2px 12px; white-space:nowrap } details > summary { cursor:pointer; color:var(--accent); list-style-position:inside } details.error > summary { color:var(--failed); margin-top:4px } .cmd { display:flex; gap:8px; align-items:center; margin-top:4px; white-space:normal } .cmd button { padding:2px 8px; min-height:28px }
-.cards { display:grid; grid-template-columns:repeat(auto-fill, minmax(min(100%, 400px), 1fr)); gap:14px } .card { background:var(--panel); border:1px solid var(--line); border-radius:10px; padding:14px 16px 12px; display:flex; flex-direction:column; gap:8px } .card h3 { font-size:16px; margin:0 } .card img { width:100%; height:130px; object-fit:contain; object-position:left; border-radius:6px; background:var(--tint) }
+.cards { display:grid; gap:14px } .card { background:var(--panel); border:1px solid var(--line); border-radius:10px; padding:16px 18px 14px; display:grid; grid-template-columns:minmax(0, 420px) minmax(0, 1fr); gap:6px 24px; align-items:start } .card h3 { font-size:17px; margin:0 } .card > img, .card > .nothumb { width:100%; height:auto; max-height:230px; object-fit:contain; object-position:left top; border-radius:6px; background:#fff } .card > .nothumb { height:120px; background:none } .card > div { display:flex; flex-direction:column; gap:8px; min-width:0 } .card p { margin:0; max-width:75ch }
 .meter { display:flex; height:6px; border-radius:3px; overflow:hidden; background:var(--tint) } .meter i { background:currentColor }
 .verdict { border-left:3px solid var(--accent); padding:2px 0 2px 12px; margin:6px 0; font-size:16px; max-width:90ch } .figure img { max-width:100%; background:#fff; border-radius:8px; padding:6px; border:1px solid var(--line) }
 .gallery { display:grid; gap:12px; grid-template-columns:repeat(auto-fill, minmax(min(100%, 260px), 1fr)) } .gallery figure { margin:0 } .gallery img { width:100%; border-radius:6px; display:block } figcaption { font-size:13px; color:var(--soft); margin-top:4px }
@@ -48,9 +48,10 @@ img.thumb { display:block; width:104px; height:72px; object-fit:cover; border-ra
 @media (max-width:820px) {
   main { padding:18px 14px 48px } h1 { font-size:23px } .bar input { flex-basis:100%; max-width:none } .bar label.narrow { display:inline-flex; align-items:center; gap:6px }
   table.stack { display:block } table.stack thead { position:absolute; width:1px; height:1px; overflow:hidden; clip-path:inset(50%) } table.stack tbody { display:block }
-  table.stack tr { display:grid; grid-template-columns:96px 1fr; gap:6px 12px; padding:14px; border-bottom:1px solid var(--line) } table.stack tr:last-child { border-bottom:0 }
-  table.stack td, table.stack th { border:0; padding:0; text-align:left; min-width:0 } table.stack .wide, table.stack details[open] { grid-column:1 / -1 } table.stack .pic { grid-row:span 2 } img.thumb, .nothumb { width:96px; height:84px }
-  table.stack td[data-label] { grid-column:1 / -1; display:grid; grid-template-columns:96px 1fr; gap:12px } table.stack td[data-label]::before { content:attr(data-label); color:var(--soft); font-size:13px } table.stack td[data-label] > small { grid-column:2 }
+  table.stack tr { display:grid; grid-template-columns:repeat(6, 1fr); gap:8px 12px; padding:14px; border-bottom:1px solid var(--line); align-items:start } table.stack tr:last-child { border-bottom:0 }
+  table.stack td { border:0; padding:0; text-align:left; min-width:0; grid-column:span 6 } table.stack td[data-label] { grid-column:span 3 } table.stack td.wide { grid-column:span 6 }
+  table.stack td[data-label]::before { content:attr(data-label); display:block; color:var(--soft); font-size:12.5px; line-height:1.3 } table.stack .pic { grid-column:span 2; grid-row:span 2 } table.stack .pic ~ td.beside { grid-column:span 4 } img.thumb, .nothumb { width:100%; height:76px }
+  .card { grid-template-columns:minmax(0, 1fr); padding:14px } .gallery { grid-template-columns:repeat(auto-fill, minmax(min(100%, 150px), 1fr)) }
 }
 @media (prefers-reduced-motion:reduce) { * { animation:none !important } }
 @media print { .bar, header button { display:none } body { background:#fff } }

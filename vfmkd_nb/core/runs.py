@@ -365,19 +365,19 @@ def _error(record: Mapping[str, Any]) -> str:
 def _run_row(run: RunInfo, root: Path) -> tuple[list[Cell], dict[str, str]]:
     "A run as a row of the index."
     r, main, state = run.record, run.main, run.state
-    commit = (r["code"]["commit"] or f"version {r['code']['version']}")[:12] + ("+" if r["code"]["diff_sha256"] else "")
-    thumb = f'<img class="thumb" alt="" loading="lazy" src="{thumbnail(run.dir/"thumb.png")}">' if (run.dir/"thumb.png").is_file() else '<div class="nothumb" aria-hidden="true">no picture</div>'
+    commit = (r["code"]["commit"] or f"version {r['code']['version']}")[:9] + ("+" if r["code"]["diff_sha256"] else "")
+    thumb = f'<img class="thumb" alt="" src="{thumbnail(run.dir/"thumb.png")}">' if (run.dir/"thumb.png").is_file() else '<div class="nothumb" aria-hidden="true">no picture</div>'
     links = _links(run.dir, root, {"Report": "report.html", "Notebook": "report.ipynb", "Record": "record.json"}) + ([_tensorboard(run.dir/"tb")] if (run.dir/"tb").is_dir() else [])
     value = f'<span class="value">{number(main["value"])}</span><small>{escape(main["name"])} {"↑" if main["goal"] == "max" else "↓"}</small>' if main else "–"
     cells = [
         Cell(thumb, kind="pic"),
-        Cell(f'<strong>{escape(r["report"])}</strong> <span class="id soft">{escape(run.id)}</span>{_chips(r["changed"])}{_error(r)}', sort=f'{r["report"]} {r["changed"]}'),
-        Cell(value, sort="" if not main or main["value"] is None else main["value"], kind="n"),
+        Cell(f'<strong>{escape(r["report"])}</strong> <span class="id soft">{escape(run.id)}</span>{_chips(r["changed"])}{_error(r)}', sort=f'{r["report"]} {r["changed"]}', kind="beside"),
+        Cell(value, sort="" if not main or main["value"] is None else main["value"], kind="n beside"),
         Cell(f'<span class="state {state}">{state}</span>', sort=_ORDER.index(state), label="State"),
         Cell(f'<time data-age datetime="{r["started"]}">{r["started"][:16].replace("T", " ")} UTC</time>', sort=datetime.fromisoformat(r["started"]).timestamp(), label="Started"),
         Cell(duration(r["seconds"]) or "–", sort="" if r["seconds"] is None else r["seconds"], kind="n", label="Took"),
         Cell(f'<span class="id">{escape(commit)}</span>', label="Commit"),
-        Cell(f'<div class="links">{"".join(links)}</div>', label="Open")]
+        Cell(f'<div class="links">{"".join(links)}</div>', kind="wide")]
     text = " ".join(map(str, [r["report"], run.id, commit, state, *(f"{k}={v}" for k, v in r["changed"].items())]))
     return cells, {"data-item": text, "data-is": state, "data-report": r["report"]}
 
@@ -394,12 +394,12 @@ def _ablation_card(folder: Path, root: Path) -> str:
     state = next(s for s in ("running", "failed", "killed", "waiting", "done") if s in counts)
     meter = "".join(f'<i class="{s}" style="flex:{n}"></i>' for s, n in counts.items())
     links = _links(folder, root, {"Comparison": "comparison.html", "CSV": "comparison.csv", "LaTeX": "comparison.tex"}) + [_tensorboard(root/a["report"])]
-    picture = f'<img alt="" src="{thumbnail(folder/"thumb.png", 720)}">' if (folder/"thumb.png").is_file() else ""
-    said = "".join(f"<p>{escape(s)}</p>" for s in a.get("verdicts", [])[:3])
+    picture = f'<img alt="values by variant" src="{thumbnail(folder/"thumb.png", 840)}">' if (folder/"thumb.png").is_file() else '<div class="nothumb" aria-hidden="true">no comparison yet</div>'
+    said = "".join(f"<p>{escape(s)}</p>" for s in a.get("verdicts", [])[:5])
     variants = list(dict.fromkeys(m["variant"] for m in a["members"]))
-    return (f'<article class="card" data-item="{escape(" ".join([a["name"], a["report"], *variants]))}" data-is="{state}" data-report="{escape(a["report"])}">'
-            f'<h3>{escape(a["name"])}</h3><small>{escape(a["report"])}: {len(variants)} variants, {len(a["members"])} runs; {", ".join(f"{n} {s}" for s, n in counts.items())}</small>'
-            f'<div class="meter" role="img" aria-label="{counts.get("done", 0)} of {len(a["members"])} done">{meter}</div>{picture}{said}<div class="links">{"".join(links)}</div></article>')
+    return (f'<article class="card" data-item="{escape(" ".join([a["name"], a["report"], *variants]))}" data-is="{state}" data-report="{escape(a["report"])}">{picture}'
+            f'<div><h3>{escape(a["name"])}</h3><small>{escape(a["report"])}: {len(variants)} variants, {len(a["members"])} runs; {", ".join(f"{n} {s}" for s, n in counts.items())}</small>'
+            f'<div class="meter" role="img" aria-label="{counts.get("done", 0)} of {len(a["members"])} done">{meter}</div>{said}<div class="links">{"".join(links)}</div></div></article>')
 
 # %% ../../nbs/core/15_runs.ipynb #810ecb07
 def _toolbar(rows: list[dict[str, str]]) -> str:
@@ -412,6 +412,10 @@ def _toolbar(rows: list[dict[str, str]]) -> str:
             f'<select id="report" aria-label="report"><option value="">all reports</option>{choice}</select>{buttons}'
             f'<label class="narrow"><span class="sr">order</span><select id="order">{order}</select></label><small id="shown" aria-live="polite"></small></div>')
 
+def _count(n: int, what: str) -> str:
+    "`1 run`, `2 runs`."
+    return f"{n} {what}{'' if n == 1 else 's'}"
+
 def write_index(
     folder: str | Path | None = None, # the reports folder; default: reports_dir()
 ) -> Path:
@@ -423,5 +427,5 @@ def write_index(
     runs = table(columns, [c for c, _ in rows], [a for _, a in rows], "every run, newest first", right=(2, 5), down=(2, 4, 5)) if rows else ""
     nothing = f'<p class="empty panel"{" hidden data-for=runs" if rows else ""}>{"No run matches the filter." if rows else "No runs yet. Start one with <code>vfmkd report edge</code>."}</p>'
     ablations = f'<h2>Ablations</h2><div class="cards">{"".join(cards)}</div>' if cards else ""
-    lead = f'<p class="soft">{len(rows)} runs and {len(cards)} ablations in <code>{escape(root.name)}/</code>, written {now()[:16].replace("T", " ")} UTC</p>'
-    return atomic_write(root/"index.html", page("Runs", lead, ablations + f"<h2>All runs</h2>{_toolbar([a for _, a in rows]) if rows else ''}{runs}{nothing}"))
+    lead = f'<p class="soft">{_count(len(rows), "run")} and {_count(len(cards), "ablation")} in <code>{escape(root.name)}/</code>, written {now()[:16].replace("T", " ")} UTC</p>'
+    return atomic_write(root/"index.html", page("VFMKD runs", lead, ablations + f"<h2>All runs</h2>{_toolbar([a for _, a in rows]) if rows else ''}{runs}{nothing}"))
