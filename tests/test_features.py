@@ -1,57 +1,66 @@
 """The feature store among processes: readers and writers at once, a writer that is killed, a disk that is full, damage on disk."""
+import multiprocessing
 import os
+import pickle
+import random
+import resource
 import signal
-import subprocess
-import sys
-import textwrap
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from vfmkd_nb.core.features import FeatureStore
 
-PRELUDE = """
-import sys, time, torch
-from pathlib import Path
-from vfmkd_nb.core.features import FeatureStore
-torch.set_num_threads(1)
-def record(i):
+FORK = multiprocessing.get_context("fork")  # as the loader's workers start on Linux, and without importing torch again
+
+
+def record(i: int) -> dict:
+    """The record of entry `i`."""
     return dict(image_sha256=f"{i:064x}", teacher="random:0", weights_sha256="0" * 64, extractor="test/1", preprocessing={"size": None},
                 layers=["P4_S16"], view="identity", compute_dtype="float32", store_dtype="float32")
-def maps(i, n=16): return {"P4_S16": torch.randn(n, 32, 32, generator=torch.Generator().manual_seed(i))}
-"""
-exec(PRELUDE)  # the same two functions here and in the processes
 
 
-def start(code: str, *args, **kw) -> subprocess.Popen:
-    """A real process that runs `code` after the prelude."""
-    return subprocess.Popen([sys.executable, "-c", PRELUDE + textwrap.dedent(code), *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kw)
+def maps(i: int, channels: int = 16) -> dict:
+    """Its maps, the same in every process."""
+    return {"P4_S16": torch.randn(channels, 32, 32, generator=torch.Generator().manual_seed(i))}
 
 
-def finish(process: subprocess.Popen, timeout: float = 120) -> str:
-    """Its output; fails with its errors."""
-    out, err = process.communicate(timeout=timeout)
-    assert process.returncode == 0, err
-    return out
+def start(target, *args):
+    """A process of its own that runs `target`, with one computing thread."""
+    def run():
+        torch.set_num_threads(1)
+        target(*args)
+    process = FORK.Process(target=run)
+    process.start()
+    return process
+
+
+def finish(process, timeout: float = 120) -> None:
+    """Wait for a process; it must have ended well."""
+    process.join(timeout)
+    assert process.exitcode == 0
+
+
+def _use(root, seed, results):
+    store, rng = FeatureStore(root, verify="always"), random.Random(seed)
+    for i in rng.choices(range(40), k=200) + list(range(40)):
+        found = store.get_or_compute(record(i), lambda: maps(i))
+        assert found["P4_S16"].equal(maps(i)["P4_S16"]), i
+        if rng.random() < .1:
+            store.put(record(i), maps(i))  # replaced under the readers
+    results.put((store.stats.hits, store.stats.misses, store.stats.corrupt))
 
 
 def test_many_processes_read_and_write_one_root(tmp_path):
     """Four processes ask for the same 40 entries in different orders, each computing what it misses; every answer is right, and nothing is corrupt."""
-    code = """
-        import random
-        store, seed = FeatureStore(sys.argv[1], verify="always"), int(sys.argv[2])
-        order = random.Random(seed).choices(range(40), k=200) + list(range(40))
-        for i in order:
-            found = store.get_or_compute(record(i), lambda: maps(i))
-            assert found["P4_S16"].equal(maps(i)["P4_S16"]), i
-            if random.Random(seed + i).random() < .1: store.put(record(i), maps(i))  # replaced under the readers
-        print(store.stats.hits, store.stats.misses, store.stats.corrupt)
-    """
-    workers = [start(code, tmp_path, seed) for seed in range(4)]
-    counts = [list(map(int, finish(w).split())) for w in workers]
+    results = FORK.Queue()
+    workers = [start(_use, tmp_path, seed, results) for seed in range(4)]
+    counts = [results.get(timeout=120) for _ in workers]
+    for w in workers:
+        finish(w)
     assert all(hits + misses == 240 and corrupt == 0 for hits, misses, corrupt in counts)
     store = FeatureStore(tmp_path)
     assert store.verify().empty and store.sizes().entries.sum() == 40
@@ -61,44 +70,41 @@ def test_many_processes_read_and_write_one_root(tmp_path):
     assert store.stats.hit_rate == 1
 
 
+def _write_for_ever(root):
+    store, big = FeatureStore(root), maps(1, 8192)  # 32 MB: written long enough to be killed in the middle
+    while True:
+        store.put(record(1), big)
+
+
 def test_killed_in_put(tmp_path):
     """kill -9 while an entry is being written: the entry is whole or absent, its neighbours are untouched, `gc` sweeps the rest."""
-    code = """
-        store = FeatureStore(sys.argv[1])
-        store.put(record(0), maps(0))
-        big = maps(1, 16384)  # 64 MB: written long enough to be killed in the middle
-        print("ready", flush=True)
-        for _ in range(100): store.put(record(1), big)
-    """
-    for _ in range(3):
-        writer = start(code, tmp_path)
-        assert writer.stdout.readline() == "ready\n"
-        deadline = time.monotonic() + 60
-        while not list(tmp_path.glob("*/??/.*.tmp")):  # a write is in progress
-            assert time.monotonic() < deadline and writer.poll() is None
-        os.kill(writer.pid, signal.SIGKILL)
-        writer.communicate()
-        assert writer.returncode == -signal.SIGKILL
     store = FeatureStore(tmp_path)
+    store.put(record(0), maps(0))
+    deadline = time.monotonic() + 100
+    while len(left := list(tmp_path.glob("*/??/.*.tmp"))) < 3:  # what a killed writer leaves; a kill between two writes leaves nothing
+        writer = start(_write_for_ever, tmp_path)
+        while len(list(tmp_path.glob("*/??/.*.tmp"))) <= len(left):
+            assert time.monotonic() < deadline and writer.is_alive()
+        os.kill(writer.pid, signal.SIGKILL)
+        writer.join()
+        assert writer.exitcode == -signal.SIGKILL
     assert store.verify().empty
     assert store.get(record(0))["P4_S16"].equal(maps(0)["P4_S16"])
     found = store.get(record(1))
-    assert found is None or found["P4_S16"].equal(maps(1, 16384)["P4_S16"])
-    assert list(tmp_path.rglob("*.tmp")), "no kill fell into a write"
+    assert found is None or found["P4_S16"].equal(maps(1, 8192)["P4_S16"])
     assert store.gc()["temporary"] == 0, "a writer may still be at work on files this young"
-    assert store.gc(older_than=-1)["temporary"] > 0 and not list(tmp_path.rglob("*.tmp"))
+    assert store.gc(older_than=-1)["temporary"] == 3 and not list(tmp_path.rglob("*.tmp"))
+
+
+def _write_to_a_full_disk(root):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+    with pytest.raises(OSError, match="File too large"):
+        FeatureStore(root).get_or_compute(record(0), lambda: maps(0))
 
 
 def test_full_disk_raises_and_leaves_nothing(tmp_path):
     """A write that fails is an error, never a store that silently stays empty (the limit on a file's size stands in for a full disk)."""
-    code = """
-        import resource
-        store = FeatureStore(sys.argv[1])
-        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
-        try: store.get_or_compute(record(0), lambda: maps(0))
-        except OSError as e: print(type(e).__name__, e.errno)
-    """
-    assert finish(start(code, tmp_path)).startswith("OSError 27")  # EFBIG
+    finish(start(_write_to_a_full_disk, tmp_path))
     assert not [p for p in tmp_path.rglob("*") if p.is_file()]
 
 
@@ -149,7 +155,6 @@ def test_damage_is_a_counted_miss(tmp_path, damage):
     store.put(record(1), maps(1))
     whole = path.read_bytes()
     if damage == "no metadata":
-        from safetensors.torch import save_file
         save_file(maps(0), path)
     else:
         path.write_bytes({"empty": b"", "cut": whole[:-1], "longer": whole + b"\0", "foreign": b"not a safetensors file at all", "garbage": os.urandom(5000),
@@ -159,16 +164,17 @@ def test_damage_is_a_counted_miss(tmp_path, damage):
     assert store.verify().empty and load_file(path)["P4_S16"].equal(maps(0)["P4_S16"])
 
 
+def _read_and_cut(root):
+    store = FeatureStore(root)
+    found = store.get(record(0))
+    os.truncate(store.path(record(0)), 0)
+    assert found["P4_S16"].equal(maps(0)["P4_S16"])
+
+
 def test_entries_do_not_depend_on_their_file(tmp_path):
     """A file that is cut to nothing under a reader does not change (or kill with a bus error) what was read."""
-    code = """
-        store = FeatureStore(sys.argv[1])
-        store.put(record(0), maps(0))
-        found = store.get(record(0))
-        open(store.path(record(0)), "r+b").truncate(0)
-        assert found["P4_S16"].equal(maps(0)["P4_S16"])
-    """
-    finish(start(code, tmp_path))
+    FeatureStore(tmp_path).put(record(0), maps(0))
+    finish(start(_read_and_cut, tmp_path))
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
@@ -184,7 +190,6 @@ def test_dtypes_come_back(tmp_path, dtype):
 
 def test_store_travels_to_loader_workers(tmp_path):
     """A store pickles (spawned workers), and a worker's reads are right."""
-    import pickle
     store = FeatureStore(tmp_path)
     store.put(record(0), maps(0))
     assert pickle.loads(pickle.dumps(store)).get(record(0))["P4_S16"].equal(maps(0)["P4_S16"])

@@ -2,7 +2,6 @@
 import os
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -12,24 +11,25 @@ from vfmkd_nb.core.features import FeatureStore, teacher_features
 from vfmkd_nb.core.teachers import load_teacher
 
 OFFLINE = """
-import sys
+import sys, time
 from vfmkd_nb.core.config import BadInput
 from vfmkd_nb.core.teachers import load_teacher
-try: load_teacher(sys.argv[1])
-except BadInput as e: print(e)
+for spec in sys.argv[1:]:
+    begin = time.monotonic()
+    try: load_teacher(spec)
+    except BadInput as e: print(e)
+    assert time.monotonic() - begin < 30  # the libraries' imports on a busy machine; retries alone would take 23
 """
 
 
-@pytest.mark.parametrize("spec", ["hf:facebook/sam2.1-hiera-base-plus", "timm:resnet18", "timm:samvit_base_patch16.sa1b"])
-def test_pretrained_without_network(tmp_path, spec):
-    """Weights that are neither cached nor reachable: one sentence, soon, and no retries."""
+def test_pretrained_without_network(tmp_path):
+    """Weights that are neither cached nor reachable: one sentence each, soon, and no retries."""
     env = {**os.environ, "HF_HOME": str(tmp_path), "HF_ENDPOINT": "http://localhost:9", "no_proxy": "localhost"}
-    begin = time.monotonic()
-    done = subprocess.run([sys.executable, "-c", OFFLINE, spec], env=env, capture_output=True, text=True, timeout=120)
+    specs = ["hf:facebook/sam2.1-hiera-base-plus", "timm:resnet18", "timm:samvit_base_patch16.sa1b"]
+    done = subprocess.run([sys.executable, "-c", OFFLINE, *specs], env=env, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("\n") == 1 and "cannot be reached" in done.stdout
+    assert [("cannot be reached" in line) for line in done.stdout.splitlines()] == [True] * 3
     assert "Retrying" not in done.stderr
-    assert time.monotonic() - begin < 60  # imports included, on a busy machine
 
 
 @pytest.mark.parametrize("content, said", [("", "no model can be loaded"), ("{", "no model can be loaded"), ("[1]", "no model can be loaded"), ('{"model_type": "bert"}', "type 'bert'"), ('{"model_type": "no-such"}', "no model can be loaded")])

@@ -414,8 +414,7 @@ def _build_conv(spec: TeacherSpec, size: int | None) -> _Built:
 def _build_embedded(spec: TeacherSpec, size: int | None) -> _Built:
     from vfmkd_nb.core.embedded_teacher import load_embedded
     net = load_embedded()
-    mean, std = (torch.as_tensor(v).flatten().tolist() for v in (net.mean, net.std))
-    return _Built("embedded", net, preprocessing_record(size, "stretch" if size else "none", mean, std), "embedded/1")
+    return _Built("embedded", net, preprocessing_record(size, "stretch" if size else "none", net.mean, net.std), "embedded/1")
 
 def _build_hf(spec: TeacherSpec, size: int | None) -> _Built:
     encoder, mean_std = _local_then_hub(spec.name, lambda local: _load_sam(spec.name, local, spec.seed is not None))
