@@ -47,7 +47,7 @@ def match_boundaries(
     return hit_p, hit_g
 
 def _match_points(p: np.ndarray, g: np.ndarray, reach: float) -> tuple[np.ndarray, np.ndarray]:
-    "Indices of matched points, pairwise: exact (coincident) pairs first where nothing is lost by it, then one assignment for the rest."
+    "Indices of matched points, pairwise: one assignment problem."
     near = cKDTree(p).sparse_distance_matrix(cKDTree(g), reach + 1e-9, output_type="coo_matrix")
     if near.nnz == 0: return np.zeros(0, int), np.zeros(0, int)
     price = 4.0 * (reach + 1) * (min(len(p), len(g)) + 1)     # of staying alone: more than any distances could save
@@ -75,6 +75,7 @@ def boundary_f(
     "Boundary precision, recall and F by one-to-one matching at a stated tolerance."
     if pred.shape != gt.shape: raise BadInput(f"pred {tuple(pred.shape)} and gt {tuple(gt.shape)} differ in shape.")
     if pred.ndim == 3:
+        if not len(pred): raise BadInput("boundary_f was given a batch of no images.")
         rows = [boundary_f(p, g, tolerance, threshold) for p, g in zip(pred, gt)]
         return {k: float(np.mean([r[k] for r in rows])) for k in ("precision", "recall", "f")}
     hard = pred if pred.dtype in (bool, torch.bool) else pred > threshold
@@ -102,7 +103,7 @@ def _counts(prob: np.ndarray, truth: Sequence[np.ndarray], thresholds: np.ndarra
 def _rates(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     "Recall, precision and F of (…, 4) counts."
     recall = counts[..., 0] / np.maximum(counts[..., 1], 1)
-    precision = np.where(counts[..., 3] > 0, counts[..., 2] / np.maximum(counts[..., 3], 1), 1.0)
+    precision = counts[..., 2] / np.maximum(counts[..., 3], 1)                        # nothing predicted: 0, as in the benchmark
     return recall, precision, 2 * precision * recall / np.maximum(precision + recall, 1e-12)
 
 class BoundaryBenchmark:
@@ -133,11 +134,11 @@ class BoundaryBenchmark:
                 "recall": recall, "precision": precision, "per_image": pd.DataFrame({"id": self.ids, "best_f": each.max(1), "best_threshold": self.thresholds[each.argmax(1)], "f_at_ods": each[:, best]})}
 
 def _area(recall: np.ndarray, precision: np.ndarray) -> float:
-    "Area under precision over recall, as in the benchmark: linear between the points, on a grid of 101 recalls, 0 beyond the largest."
+    "Area under precision over recall as the benchmark takes it: linear between the points (of equal recalls the highest threshold's), on 101 recalls, 0 beyond the points."
     r = np.unique(recall)
-    p = np.array([precision[recall == x].max() for x in r])
-    at = np.linspace(0, 1, 101)
-    return float(np.where((at >= r[0]) & (at <= r[-1]), np.interp(at, r, p), 0).mean()) if len(r) > 1 else 0.0
+    if len(r) < 2: return 0.0
+    p, at = np.array([precision[np.flatnonzero(recall == x)[-1]] for x in r]), np.linspace(0, 1, 101)
+    return float(np.where((at >= r[0]) & (at <= r[-1]), np.interp(at, r, p), 0).sum() * .01)
 
 # %% ../../nbs/core/05_metrics.ipynb #8b06df7d
 def _hard(prob: Tensor, threshold: float) -> Tensor: return prob if prob.dtype == torch.bool else prob > threshold
@@ -148,7 +149,8 @@ def off_band_rate(
     kernel_size: int = 3,    # of the band, odd
     threshold: float = 0.5,
 ) -> float:                  # in 0..1; NaN if the band covers everything
-    "Share of the pixels outside the dilated edges that are called an edge: the false edges that a band-masked loss never sees."
+    "Share of the pixels outside the dilated edges that are called an edge: the false edges that a band-masked loss never sees. Raises `BadInput` for an even kernel."
+    if kernel_size < 1 or kernel_size % 2 == 0: raise BadInput(f"kernel_size {kernel_size} is not odd and positive.")
     band = F.max_pool2d(edges.float()[None, None], kernel_size, 1, kernel_size // 2)[0, 0] > 0
     outside = ~band
     return float(_hard(prob, threshold)[outside].float().mean()) if outside.any() else float("nan")
