@@ -158,10 +158,10 @@ def weight_problem(got: Mapping[str, str], want: Mapping[str, str]) -> str:
     return ""
 
 def map_scores(got: Sequence[Mapping[str, Tensor]], want: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
-    "Cosine of each map's sketch to the reference, the worst over the images."
-    score = {}
-    for name in want[0]:
-        if name not in got[0]: raise BadInput(f"the run's teacher gives no map {name!r}, the reference has {', '.join(want[0])}.")
+    "Cosine of each map's sketch to the reference, the worst over the images; a run may use some of the reference's maps."
+    score, shared = {}, [name for name in want[0] if name in got[0]]
+    if not shared: raise BadInput(f"the run's teacher gives none of the maps of its reference ({', '.join(want[0])}).")
+    for name in shared:
         score[name] = min(float(F.cosine_similarity(g[name].flatten(), w[name].flatten(), dim=0)) if g[name].shape == w[name].shape else 0. for g, w in zip(got, want, strict=True))
     return score
 
