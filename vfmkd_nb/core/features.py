@@ -321,7 +321,8 @@ class FeatureTeacher(Protocol):
     preprocessing: dict
     layers: list[str]
     dtype: str
-    def encode(self, images: Tensor) -> dict[str, Tensor]: ...
+    def encode(self, images: Tensor) -> dict[str, Tensor]:
+        "(B, 3, H, W) images to (B, C, h, w) maps by name."
 
 def feature_record(
     teacher: FeatureTeacher,
