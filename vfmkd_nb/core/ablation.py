@@ -100,9 +100,15 @@ def _read(name: str) -> dict[str, Any]:
 class Pool(Protocol):
     "Where jobs are executed."
     capacity: int                                    # jobs at the same time
-    def start(self, job: Mapping[str, Any], slot: int) -> Any: ...   # a handle
-    def poll(self, handle: Any) -> int | None: ...   # exit status, or None while it runs
-    def stop(self, handles: list) -> None: ...       # end them, saving what they have
+    def start(self, job: Mapping[str, Any], slot: int) -> Any:
+        "Begin a job; returns a handle."
+        ...
+    def poll(self, handle: Any) -> int | None:
+        "The job's exit status, or None while it runs."
+        ...
+    def stop(self, handles: list) -> None:
+        "End jobs, saving what they have."
+        ...
 
 def visible_gpus() -> list[str]:
     "The GPUs this process may use, by the driver's own list; empty without one."
