@@ -4,18 +4,18 @@
 
 # %% auto #0
 __all__ = ['MASKS', 'OUTSIDE', 'FGD_PRESETS', 'dilate', 'require_mask', 'mask_weights', 'edge_loss', 'EdgeLoss', 'feature_mse',
-           'feature_cosine', 'fgd_attention', 'box_extents', 'fgd_masks', 'FGDLoss', 'FSDLikeLoss']
+           'feature_cosine', 'fgd_attention', 'FGDLoss', 'location_divergence', 'FSDLikeLoss']
 
 # %% ../../nbs/edge/01_losses.ipynb #7d78a4a5
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core.config import BadInput, nearest
-from ..core.losses import balanced_pos_weight, check_pair, dice_loss, masked_bce, reduce_images, sigmoid_focal
+from ..core.losses import balanced_pos_weight, check_pair, dice_loss, masked_bce, sigmoid_focal
+from .targets import WEIGHT_MAPS, fgd_masks
 
 # %% ../../nbs/edge/01_losses.ipynb #81bb0729
 def dilate(
@@ -67,7 +67,7 @@ def edge_loss(
 ) -> dict[str, Tensor]:              # total, bce, dice, (focal,) coverage, empty: scalars; only total is weighted
     "Masked BCE and Dice on an edge map. Source: the document's progressive edge mask; Dice per image unless asked otherwise. Raises `BadInput`."
     target, _ = check_pair(logits, target)
-    if not torch.isfinite(target).all() or target.min() < 0 or target.max() > 1: raise BadInput("the edge target holds values outside 0..1 (or NaN); expected probabilities of an edge.")
+    if not ((target >= 0) & (target <= 1)).all(): raise BadInput("the edge target holds values outside 0..1 (or NaN); expected probabilities of an edge.")
     for_bce, for_dice, band = mask_weights(target, kernel_size, mask)
     weight = balanced_pos_weight(target) if pos_weight else None
     out = {"bce": masked_bce(logits, target, for_bce, pos_weight=weight), "dice": dice_loss(logits, target, for_dice, reduction=dice_reduction)}
@@ -107,11 +107,11 @@ def feature_cosine(student: Tensor, teacher: Tensor) -> Tensor:
     return (1 - F.cosine_similarity(student, teacher, dim=1)).mean()
 
 # %% ../../nbs/edge/01_losses.ipynb #9cae544f
-FGD_PRESETS = {  # name → temp, alpha, beta, gamma, lambda (and the document's alpha_edge)
+FGD_PRESETS = {  # name → temp, alpha, beta, gamma, lambda (and what only the document has)
     "official":  dict(temp=.5, alpha_fgd=1e-3, beta_fgd=5e-4, gamma_fgd=1e-3, lambda_fgd=5e-6),
     "two_stage": dict(temp=.5, alpha_fgd=5e-5, beta_fgd=2.5e-5, gamma_fgd=5e-5, lambda_fgd=5e-7),
     "fcos":      dict(temp=.8, alpha_fgd=1.6e-3, beta_fgd=8e-4, gamma_fgd=8e-4, lambda_fgd=8e-6),
-    "document":  dict(temp=1., alpha_fgd=1e-3, beta_fgd=5e-4, gamma_fgd=0., lambda_fgd=0., alpha_edge=2e-3),
+    "document":  dict(temp=1., alpha_fgd=1e-3, beta_fgd=5e-4, gamma_fgd=0., lambda_fgd=0., alpha_edge=2e-3, foreground="union"),
 }
 
 def fgd_attention(
@@ -125,38 +125,6 @@ def fgd_attention(
     return spatial, c * F.softmax(size.mean((2, 3)) / temp, 1)
 
 # %% ../../nbs/edge/01_losses.ipynb #2aaaf687
-def box_extents(
-    boxes: Tensor,            # (N, 4) x1, y1, x2, y2 in image pixels
-    img_hw: tuple[int, int],  # height and width of the image
-    map_hw: tuple[int, int],  # height and width of the feature map
-) -> Tensor:                  # (N, 4) int64: first column and row, last column and row, all included
-    "Boxes in cells of a feature map, as in the published code. Raises `BadInput` for a wrong shape."
-    if boxes.ndim != 2 or boxes.shape[1] != 4: raise BadInput(f"boxes have shape {tuple(boxes.shape)}, expected (N, 4) with x1, y1, x2, y2 in image pixels.")
-    (ih, iw), (mh, mw) = img_hw, map_hw
-    at = boxes.float() / boxes.new_tensor([iw, ih, iw, ih], dtype=torch.float32) * boxes.new_tensor([mw, mh, mw, mh], dtype=torch.float32)
-    return torch.cat([at[:, :2].floor(), at[:, 2:].ceil()], 1).long()
-
-def fgd_masks(
-    boxes: Sequence[Tensor],  # per image (N, 4) xyxy in image pixels; N may be 0
-    img_hw: tuple[int, int],
-    map_hw: tuple[int, int],
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
-) -> tuple[Tensor, Tensor]:   # foreground and background weights (B, h, w)
-    "The weights of foreground and background locations. Source: Yang et al., 2022, equations 2 and 3."
-    h, w = map_hw
-    rows, cols = torch.arange(h), torch.arange(w)
-    fg = torch.zeros(len(boxes), h, w, dtype=dtype)
-    for i, b in enumerate(boxes):
-        if not len(b): continue
-        x1, y1, x2, y2 = box_extents(b.detach().cpu(), img_hw, map_hw)[..., None].unbind(1)                  # each (N, 1)
-        weight = 1 / ((y2 + 1 - y1) * (x2 + 1 - x1)).to(dtype)                                               # (N, 1)
-        inside = ((rows >= y1) & (rows <= y2))[:, :, None] & ((cols >= x1) & (cols <= x2))[:, None]          # (N, h, w)
-        fg[i] = (inside * weight[..., None]).amax(0)
-    bg = (fg == 0).to(dtype)
-    return fg.to(device), (bg / bg.sum((1, 2), keepdim=True).clamp(min=1)).to(device)
-
-# %% ../../nbs/edge/01_losses.ipynb #ff0e28e2
 def _context(channels: int) -> nn.Sequential:
     "W2·ReLU(LN(W1·g)) with the last convolution at zero."
     out = nn.Sequential(nn.Conv2d(channels, channels // 2, 1), nn.LayerNorm([channels // 2, 1, 1]), nn.ReLU(), nn.Conv2d(channels // 2, channels, 1))
@@ -168,11 +136,21 @@ def _pooled(features: Tensor, conv: nn.Conv2d) -> Tensor:
     where = F.softmax(conv(features).flatten(2), 2)                                      # (B, 1, HW)
     return torch.bmm(features.flatten(2), where.transpose(1, 2))[..., None]              # (B, C, 1, 1)
 
+def _require_weight_map(name: str) -> str:
+    "The name itself. Raises `BadInput` with the nearest name for an unknown one."
+    if name not in WEIGHT_MAPS: raise BadInput(f"unknown foreground {name!r}; did you mean {nearest(name, WEIGHT_MAPS) or 'box'!r}?")
+    return name
+
+def _same_images(student: Tensor, boxes_xyxy: Sequence[Tensor]) -> None:
+    "Raise `BadInput` unless there is one list of boxes per image."
+    if len(boxes_xyxy) != len(student): raise BadInput(f"{len(boxes_xyxy)} lists of boxes for {len(student)} images; expected one per image.")
+
 class FGDLoss(nn.Module):
     "Focal and global knowledge distillation. Source: Yang et al., CVPR 2022; parameters named as published. Its parameters must be in the optimiser."
     def __init__(self, student_channels: int, teacher_channels: int, temp: float = .5, alpha_fgd: float = 1e-3, beta_fgd: float = 5e-4,
-                 gamma_fgd: float = 1e-3, lambda_fgd: float = 5e-6, alpha_edge: float = 0.0):
+                 gamma_fgd: float = 1e-3, lambda_fgd: float = 5e-6, alpha_edge: float = 0.0, foreground: str = "box"):
         super().__init__()
+        self.foreground = _require_weight_map(foreground)
         self.temp, self.alpha_fgd, self.beta_fgd, self.gamma_fgd, self.lambda_fgd, self.alpha_edge = temp, alpha_fgd, beta_fgd, gamma_fgd, lambda_fgd, alpha_edge
         self.align = nn.Conv2d(student_channels, teacher_channels, 1) if student_channels != teacher_channels else None
         self.conv_mask_s, self.conv_mask_t = nn.Conv2d(teacher_channels, 1, 1), nn.Conv2d(teacher_channels, 1, 1)
@@ -194,12 +172,14 @@ class FGDLoss(nn.Module):
     ) -> dict[str, Tensor]:             # total (weighted); fg, bg, attention, relation, (edge): unweighted scalars
         student = student if self.align is None else self.align(student)
         _same_maps(student, teacher)
-        if len(boxes_xyxy) != len(student): raise BadInput(f"{len(boxes_xyxy)} lists of boxes for {len(student)} images; expected one per image.")
-        return self.weighted(student, teacher.detach(), fgd_masks(boxes_xyxy, img_hw, student.shape[-2:], student.device, student.dtype), edges)
+        _same_images(student, boxes_xyxy)
+        return self.weighted(student, teacher.detach(), WEIGHT_MAPS[self.foreground](boxes_xyxy, img_hw, student.shape[-2:], student.device, student.dtype), edges)
 
     def weighted(self, student: Tensor, teacher: Tensor, masks: tuple[Tensor, Tensor], edges: Tensor | None = None) -> dict[str, Tensor]:
         "The loss for given foreground and background weights (B, h, w), on aligned features."
         n, (s_t, a_t) = len(student), fgd_attention(teacher, self.temp)
+        for name, m in (("foreground weights", masks[0]), ("background weights", masks[1]), ("edges", edges)):
+            if m is not None and m.shape != s_t.shape: raise BadInput(f"{name} have shape {tuple(m.shape)}, expected {tuple(s_t.shape)} as the feature maps.")
         d = student - teacher                                                            # (B, C, h, w)
         energy = s_t * torch.bmm(a_t[:, None], d.square().flatten(2)).view_as(s_t)       # (B, h, w)
         out = {"fg": (masks[0] * energy).sum() / n, "bg": (masks[1] * energy).sum() / n}
@@ -224,20 +204,37 @@ def _location_distribution(features: Tensor, temp: float) -> Tensor:
     mean, std = features.mean((0, 2, 3), keepdim=True), features.std((0, 2, 3), keepdim=True, correction=0)
     return F.log_softmax(((features - mean) / (std + 1e-6)).flatten(2) / temp, 2)
 
+def location_divergence(
+    student: Tensor,      # (B, C, h, w)
+    teacher: Tensor,      # (B, C, h, w)
+    temp: float = 1.0,
+    proper: bool = False, # add s − q, so that no location's term is negative
+) -> Tensor:              # (B, h, w): its sum is the mean over B and C of KL(teacher ‖ student)
+    "How much each location adds to the divergence of the channels' distributions over locations."
+    log_s, log_q = _location_distribution(student, temp), _location_distribution(teacher, temp)         # (B, C, hw)
+    term = log_q.exp() * (log_q - log_s)
+    if proper: term = term + log_s.exp() - log_q.exp()
+    b, c, h, w = student.shape
+    return term.sum(1).view(b, h, w) / (b * c)
+
 class FSDLikeLoss(nn.Module):
-    "KL divergence between the locations where teacher and student channels are active. Source: the document (after FSD); foreground 1, background 0.2."
-    def __init__(self, student_channels: int, teacher_channels: int, temp: float = 1.0, fg_weight: float = 1.0, bg_weight: float = 0.2):
+    "`location_divergence` weighed by foreground and background maps. Source: the document (after FSD); `proper` is not in it."
+    def __init__(self, student_channels: int, teacher_channels: int, temp: float = 1.0, fg_weight: float = 1.0, bg_weight: float = 0.2, foreground: str = "box", proper: bool = False):
         super().__init__()
-        self.temp, self.fg_weight, self.bg_weight = temp, fg_weight, bg_weight
+        self.temp, self.fg_weight, self.bg_weight, self.foreground, self.proper = temp, fg_weight, bg_weight, _require_weight_map(foreground), proper
         self.align = nn.Conv2d(student_channels, teacher_channels, 1) if student_channels != teacher_channels else None
 
-    def forward(self, student: Tensor, teacher: Tensor, boxes_xyxy: Sequence[Tensor], img_hw: tuple[int, int]) -> dict[str, Tensor]:  # total (weighted), fg, bg
+    def forward(
+        self,
+        student: Tensor,                # (B, C_s, h, w)
+        teacher: Tensor,                # (B, C_t, h, w); no gradient flows into it
+        boxes_xyxy: Sequence[Tensor],   # per image (N, 4) in image pixels
+        img_hw: tuple[int, int],
+    ) -> dict[str, Tensor]:             # total (weighted); fg, bg: unweighted scalars
         student = student if self.align is None else self.align(student)
         _same_maps(student, teacher)
-        if len(boxes_xyxy) != len(student): raise BadInput(f"{len(boxes_xyxy)} lists of boxes for {len(student)} images; expected one per image.")
-        fg = (fgd_masks(boxes_xyxy, img_hw, student.shape[-2:], student.device)[0] > 0).to(student)          # (B, h, w)
-        log_s, log_t = _location_distribution(student, self.temp), _location_distribution(teacher.detach(), self.temp)
-        kl = (log_t.exp() * (log_t - log_s)).sum(1).view_as(fg)                                               # (B, h, w)
-        count = student.shape[0] * student.shape[1]
-        out = {"fg": (fg * kl).sum() / count, "bg": ((1 - fg) * kl).sum() / count}
+        _same_images(student, boxes_xyxy)
+        fg, bg = WEIGHT_MAPS[self.foreground](boxes_xyxy, img_hw, student.shape[-2:], student.device, student.dtype)
+        where = location_divergence(student, teacher.detach(), self.temp, self.proper)                    # (B, h, w)
+        out = {"fg": (fg * where).sum(), "bg": (bg * where).sum()}
         return {"total": self.fg_weight * out["fg"] + self.bg_weight * out["bg"], **out}

@@ -9,6 +9,7 @@ __all__ = ['COMBINE', 'WEIGHT_MAPS', 'morphological_gradient', 'instance_edges',
 
 # %% ../../nbs/edge/00_targets.ipynb #74a4004c
 import zipfile
+import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -148,8 +149,12 @@ def read_npz(
     path = Path(path)
     if not path.is_file(): raise BadInput(f"features file {path} does not exist.")
     try:
+        with zipfile.ZipFile(path) as z:
+            if bad := z.testzip(): raise BadInput(f"features file {path} is damaged: the checksum of {bad!r} does not match.")  # before NumPy parses a header
         with np.load(path, allow_pickle=False) as z: found = {k: torch.from_numpy(np.array(z[k], dtype=np.float32)) for k in z.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as e: raise BadInput(f"features file {path} cannot be read: {' '.join(str(e).split())[:200]}.") from None
+    except BadInput: raise
+    except (OSError, ValueError, EOFError, KeyError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error) as e:
+        raise BadInput(f"features file {path} cannot be read: {' '.join(str(e).split())[:200]}.") from None
     if "P4_S16" not in found: raise BadInput(f"features file {path} lacks the map 'P4_S16'; it holds {', '.join(sorted(found)) or 'nothing'}.")
     out = {}
     for key, t in found.items():
@@ -157,6 +162,7 @@ def read_npz(
         ndim = 3 if name in _STRIDES else 2
         if t.ndim == ndim + 1 and t.shape[0] == 1: t = t[0]                            # a batch dimension of one
         if t.ndim != ndim: raise BadInput(f"features file {path}: {key!r} has shape {tuple(found[key].shape)}, expected {ndim} dimensions.")
+        if ndim == 3 and not t.numel(): raise BadInput(f"features file {path}: {key!r} is empty.")
         if not torch.isfinite(t).all(): raise BadInput(f"features file {path}: {key!r} holds NaN or infinity.")
         out[name] = t
     return out
