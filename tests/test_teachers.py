@@ -12,13 +12,15 @@ from vfmkd_nb.core.teachers import load_teacher
 
 OFFLINE = """
 import sys, time
+import timm
+from transformers import AutoConfig, SamImageProcessor
 from vfmkd_nb.core.config import BadInput
 from vfmkd_nb.core.teachers import load_teacher
 for spec in sys.argv[1:]:
     begin = time.monotonic()
     try: load_teacher(spec)
     except BadInput as e: print(e)
-    assert time.monotonic() - begin < 30  # the libraries' imports on a busy machine; retries alone would take 23
+    assert time.monotonic() - begin < 20, spec  # the hub client's retries alone would take 23
 """
 
 
@@ -26,7 +28,7 @@ def test_pretrained_without_network(tmp_path):
     """Weights that are neither cached nor reachable: one sentence each, soon, and no retries."""
     env = {**os.environ, "HF_HOME": str(tmp_path), "HF_ENDPOINT": "http://localhost:9", "no_proxy": "localhost"}
     specs = ["hf:facebook/sam2.1-hiera-base-plus", "timm:resnet18", "timm:samvit_base_patch16.sa1b"]
-    done = subprocess.run([sys.executable, "-c", OFFLINE, *specs], env=env, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", OFFLINE, *specs], env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert [("cannot be reached" in line) for line in done.stdout.splitlines()] == [True] * 3
     assert "Retrying" not in done.stderr
@@ -77,6 +79,23 @@ def test_features_of_a_photograph(real_data, tmp_path):
     assert teacher_features(store, teacher, image, sha)["P4_S16"].equal(first)
     other = teacher_features(store, load_teacher("random:1", layers=["P4_S16"]), image, sha)["P4_S16"]
     assert not other.equal(first) and (store.stats.hits, store.stats.misses) == (1, 2)
+
+
+def test_sam2_video_checkpoint(tmp_path):
+    """The published SAM 2 checkpoints are of the video model; their image encoder is the teacher."""
+    import transformers as tr
+    hiera = dict(model_type="sam2_hiera_det_model", hidden_size=16, image_size=[64, 64], blocks_per_stage=[1, 1, 2, 1], embed_dim_per_stage=[16, 32, 64, 128],
+                 num_attention_heads_per_stage=[1, 2, 4, 8], global_attention_blocks=[3])
+    vision = dict(backbone_config=hiera, backbone_channel_list=[128, 64, 32, 16], backbone_feature_sizes=[[16, 16], [8, 8], [4, 4]], fpn_hidden_size=16)
+    memory = dict.fromkeys(("memory_attention_hidden_size", "memory_encoder_hidden_size", "memory_encoder_output_channels", "mask_downsampler_embed_dim", "memory_fuser_embed_dim"), 16)
+    model = tr.Sam2VideoModel(tr.Sam2VideoConfig(vision_config=vision, prompt_encoder_config=dict(hidden_size=16, image_size=64), **memory,
+                                                 mask_decoder_config=dict(hidden_size=16, mlp_dim=32, num_attention_heads=2, iou_head_hidden_dim=16))).eval()
+    model.save_pretrained(tmp_path)
+    teacher, image = load_teacher(str(tmp_path)), torch.rand(1, 3, 64, 64)
+    assert teacher.id.startswith("hf:sam2@") and teacher.layers == ["P2_S4", "P3_S8", "P4_S16", "P5_S32"]
+    with torch.no_grad():
+        assert teacher.encode(image)["P4_S16"].equal(model.vision_encoder(teacher.normalize(image)).fpn_hidden_states[-1])
+    assert load_teacher(f"random:0:hf:{tmp_path}").layers == teacher.layers
 
 
 @pytest.mark.gpu
