@@ -96,7 +96,8 @@ def edge_scores(
     inside, outside = (masked_bce(logits, target, m, reduction="none") for m in (band, 1 - band))
     rows = []
     for i in range(len(logits)):
-        f, lines = (boundary_f(x, true[i], tolerance=config.boundary_tolerance) for x in (hard[i], torch.from_numpy(thin(hard[i].numpy()))))
+        f = boundary_f(hard[i], true[i], tolerance=config.boundary_tolerance)
+        lines = boundary_f(*(thin(m[i].numpy()) for m in (hard, true)), tolerance=config.boundary_tolerance)
         rows.append({"loss": float(config.bce_weight * bce[i] + config.dice_weight * dice[i]), "loss_in_band": float(inside[i]), "loss_off_band": float(outside[i]),
                      "off_band_fp": off_band_rate(hard[i], true[i], config.edge_mask_kernel_size), "pixel_precision": precision_at(hard[i], true[i]),
                      "boundary_precision": f["precision"], "boundary_recall": f["recall"], "boundary_f": f["f"], "boundary_f_thin": lines["f"],
