@@ -18,7 +18,7 @@ from typing import Any, Literal, Protocol, Self
 import numpy as np
 import pandas as pd
 import torch
-from lightning.fabric import Fabric
+from lightning_fabric import Fabric
 from pydantic import Field
 from torch import Tensor, nn
 from tqdm import tqdm
