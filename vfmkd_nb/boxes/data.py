@@ -61,6 +61,9 @@ class BoxConfig(TrainConfig):
     iou_weight: float = Field(2.0, ge=0)          # of the IoU term
     iou_loss: Literal["giou", "diou"] = "giou"
     fast: bool = False                            # twice the learning rate, a tenth of the images
+    controls: list[str] = ["noise", "attention"]  # runs beside it, names of boxes.train.CONTROLS
+    noise_levels: list[float] = [0.1, 0.2, 0.3, 0.4]  # at which a trained refiner is evaluated
+    dtypes: list[str] = ["float16", "bfloat16", "int8"]  # of storage, whose cost in box quality is measured
     memory_mib: int = Field(2048, ge=0)           # samples are kept in memory up to this size
     epochs: int = Field(24, ge=1)
     batch_size: int = Field(8, ge=1)
@@ -80,6 +83,18 @@ class BoxConfig(TrainConfig):
         known = HEADS if info.field_name == "head" else tuple(STORE_DTYPES)
         if name not in known: raise ValueError(f"{name!r} is unknown; expected one of {', '.join(known)}")
         return name
+
+    @field_validator("noise_levels")
+    @classmethod
+    def _levels(cls, levels):
+        if bad := [x for x in levels if not 0 <= x < .5]: raise ValueError(f"noise {bad[0]} is not in 0..0.5; at 0.5 a box can vanish")
+        return levels
+
+    @field_validator("dtypes")
+    @classmethod
+    def _dtypes(cls, names):
+        if bad := [n for n in names if n not in STORE_DTYPES]: raise ValueError(f"{bad[0]!r} is unknown; expected some of {', '.join(STORE_DTYPES)}")
+        return names
 
     @property
     def augmentations(self) -> list[str]:
