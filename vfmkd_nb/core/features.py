@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['DTYPES', 'STORE_DTYPES', 'RECORD_FIELDS', 'check_record', 'CorruptEntry', 'encode_entry', 'verify_entry',
-           'entry_tensors', 'to_storage', 'quantise', 'from_storage', 'StoreStats', 'FeatureStore', 'FeatureTeacher',
-           'feature_record', 'teacher_features', 'teacher_features_batch']
+           'entry_tensors', 'to_storage', 'quantise', 'from_storage', 'StoreStats', 'Shards', 'FeatureStore',
+           'FeatureTeacher', 'feature_record', 'teacher_features', 'teacher_features_batch']
 
 # %% ../../nbs/core/09_features.ipynb #10969a72
 import json, math, os, re, time, zlib
@@ -227,6 +227,12 @@ def _namespace(record: Mapping[str, Any]) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", str(record.get("teacher", ""))).strip("-.")[:80] or "features"
 
 # %% ../../nbs/core/09_features.ipynb #83da3984
+class Shards(Protocol):
+    "What the store needs of a set of shards, as `core.shards.ShardSet` gives it."
+    def __contains__(self, key: str) -> bool: ...
+    def read(self, key: str) -> memoryview | None:
+        "An entry's bytes by its key, writable, or None."
+
 class FeatureStore(_Counters):
     "Named feature maps on disk, filed under what they depend on. Any number of processes may read and write one root at once."
     def __init__(self,
@@ -234,10 +240,12 @@ class FeatureStore(_Counters):
         *,
         verify: Literal["changed", "always"] = "changed",     # checksum once per process and file state, or on each read
         check: Callable[[Mapping], None] | None = check_record,# raises for a bad record; None: any JSON mapping is a record
+        shards: Iterable["Shards"] = (),                      # `core.shards.ShardSet`s to look into where there is no file
     ):
         super().__init__()
         if verify not in ("changed", "always"): raise BadInput(f"verify is {verify!r}, expected 'changed' or 'always'.")
         self.root, self.verify_reads, self.check = Path(root) if root is not None else data_dir()/"features", verify, check
+        self.shards = list(shards)
         self._places: dict[str, str] = {}    # canonical record → path, to check and hash a record once
         self._verified: dict[str, tuple] = {} # path → stamp, layout and payload start of what was verified
 
@@ -258,7 +266,19 @@ class FeatureStore(_Counters):
 
     def has(self, record: Mapping[str, Any]) -> bool:
         "Whether there is an entry, unread and uncounted. Raises `BadInput` for a bad record."
-        return os.path.isfile(self._place(record)[1])
+        path = Path(self._place(record)[1])
+        return path.is_file() or any(path.stem in s for s in self.shards)
+
+    def entry_path(self, data: bytes) -> Path:
+        "Where a whole entry belongs in this store, by the record it carries. Raises `BadInput` for a bad record, `CorruptEntry` for none."
+        return self.path(json.loads(_split(data)[0].get("record") or "null"))
+
+    def _load_shard(self, text: str, key: str) -> dict[str, Tensor] | None:
+        "The maps of an entry in one of the shard sets, or None. Raises `CorruptEntry`."
+        data = next((d for s in self.shards if (d := s.read(key)) is not None), None)
+        if data is None: return None
+        self._count(bytes=len(data))
+        return from_storage(entry_tensors(data, *verify_entry(data, text)))
 
     def _load(self, text: str, path: str) -> dict[str, Tensor]:
         "The maps of one file. Raises `CorruptEntry`, or `FileNotFoundError`."
@@ -277,12 +297,19 @@ class FeatureStore(_Counters):
         text, path = self._place(record)
         with self._timed("read"):
             try: found = self._load(text, path)
-            except FileNotFoundError: found = None
+            except FileNotFoundError: found = self._from_shards(text, path)
             except CorruptEntry:
                 self._quarantine(Path(path))
-                found = None
+                found = self._from_shards(text, path)
         self._count(**{"misses" if found is None else "hits": 1})
         return found
+
+    def _from_shards(self, text: str, path: str) -> dict[str, Tensor] | None:
+        "The maps of an entry in a shard; damage is counted and the entry taken as missing."
+        try: return self._load_shard(text, Path(path).stem) if self.shards else None
+        except CorruptEntry:
+            self._count(corrupt=1)
+            return None
 
     def put(self, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         "Store maps, replacing an older entry, and return them as stored. Raises `BadInput` for wrong maps, `OSError` if they cannot be written."
