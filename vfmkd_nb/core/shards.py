@@ -211,7 +211,7 @@ class _Claim:
 def work(
     job: Job,
     folder: str | Path,                                        # shared by all workers
-    make: Callable[[Any], tuple[Mapping, Mapping[str, Tensor]]], # item → its record and maps
+    make: Callable[[Any], tuple[Mapping, Mapping[str, Tensor]] | None], # item → its record and maps; None: leave it out
     *,
     stale: float = 60.,      # seconds after which a claim that is not renewed is void; more than one item takes
     first: int = 0,          # where to begin, so that workers do not meet; any number
@@ -238,8 +238,7 @@ def _make_shard(job: Job, i: int, folder: Path, make: Callable, claim: _Claim) -
     "Compute and write one shard; its number of entries."
     def entries() -> Iterator[tuple[str, bytes]]:
         for item in job.part(i):
-            record, maps = make(item)
-            yield digest(record), encode_entry(record, to_storage(maps, record["store_dtype"]))
+            if (made := make(item)) is not None: yield digest(made[0]), encode_entry(made[0], to_storage(made[1], made[0]["store_dtype"]))
             claim.renew()
     return len(write_shard(folder, job.names[i], entries())["entries"])
 
