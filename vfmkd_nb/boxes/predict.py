@@ -103,7 +103,7 @@ def _coco(data: CocoData, annotations: list[dict], info: dict) -> str:
 def _annotation(o, box: Tensor, **more) -> dict:
     "One object with another box and no mask."
     x, y, w, h = _xywh(box)
-    return {"id": o.id, "image_id": o.image_id, "category_id": o.category_id, "iscrowd": 0, "segmentation": [], "bbox": [x, y, w, h], "area": round(w*h, 2), **more}
+    return {"id": o.id, "image_id": o.image_id, "category_id": o.category_id, "iscrowd": 0, "bbox": [x, y, w, h], "area": round(w*h, 2), **more}
 
 def _objects(record: ImageRecord) -> list: return [o for o in record.objects if not o.iscrowd]
 

@@ -214,7 +214,7 @@ def _refine(a: argparse.Namespace) -> int:
     where = a.refiner if Path(a.refiner).exists() else find_run(a.refiner).dir
     data = read_coco(a.annotations, a.images)
     print(predict.refine_file(predict.load_predictor(where, FeatureStore()), data, a.out))
-    if data.problems.total(): print(data.problems.table().to_string(index=False))
+    if data.problems.total("skipped", "changed", "doubtful"): print(data.problems.table().to_string(index=False))
     return int(data.problems.total("skipped") > 0)
 
 # %% ../../nbs/core/18_cli.ipynb #16ce9e0f

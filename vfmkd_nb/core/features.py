@@ -164,7 +164,7 @@ def quantise(
 def from_storage(stored: dict[str, Tensor]) -> dict[str, Tensor]:
     "The maps of an entry: as they are stored, int8 ones multiplied out to float32."
     if not any(name.endswith(_SCALE) for name in stored): return stored
-    return {name: t.float()*stored[name + _SCALE].reshape(-1, *[1]*(t.ndim - 1)) if name + _SCALE in stored else t for name, t in stored.items() if not name.endswith(_SCALE)}
+    return {name: t.float().mul_(stored[name + _SCALE].reshape(-1, *[1]*(t.ndim - 1))) if name + _SCALE in stored else t for name, t in stored.items() if not name.endswith(_SCALE)}
 
 # %% ../../nbs/core/09_features.ipynb #3129bb7d
 @dataclass
