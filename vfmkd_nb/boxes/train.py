@@ -25,7 +25,7 @@ from ..core.features import FeatureStore
 from ..core.runs import Run
 from ..core.teachers import Teacher, seeded
 from ..core.train import FitResult, evaluate, fit, make_optimizer, to_device
-from ..core.trust import reference_path, teacher_gate
+from ..core.trust import GradientAudit, reference_path, teacher_gate
 from ..core.images import read_image
 from .data import BoxConfig, BoxSamples, make_samples, resolve
 from .losses import box_refine_terms, refine_losses
@@ -65,9 +65,10 @@ class BoxTask:
         self.per_box = pd.DataFrame()  # of the last evaluation
 
     def losses(self, batch: dict[str, Any], epoch: int) -> dict[str, Tensor]:
-        "`total`; `l1` and `iou` unweighted: means over boxes and steps."
-        path = self.model(batch["features"], batch["coarse"], batch["index"])
-        return refine_losses(path, batch["true"], self.config.l1_weight, self.config.iou_weight, self.config.iou_loss)
+        "`total`; `l1` and `iou` unweighted: means over boxes and steps; `l1_term` and `iou_term` weighted."
+        c, path = self.config, self.model(batch["features"], batch["coarse"], batch["index"])
+        terms = refine_losses(path, batch["true"], c.l1_weight, c.iou_weight, c.iou_loss)
+        return {**terms, "l1_term": c.l1_weight*terms["l1"], "iou_term": c.iou_weight*terms["iou"]}
 
     def evaluate(self, loader: Iterable[dict[str, Any]]) -> dict[str, float]:
         "`summary` over the boxes; `per_box` keeps the rows with image and object."
@@ -140,6 +141,7 @@ def over_bounds(steps: pd.DataFrame) -> dict[str, float]:
 class BoxResult:
     "What a run has left."
     config: BoxConfig          # resolved
+    audit: GradientAudit
     task: BoxTask
     train: BoxSamples
     val: BoxSamples
@@ -168,7 +170,6 @@ def train_boxes(
     run_dir: str | Path | None = None,  # else where to write
     store: FeatureStore | None = None,  # default: the one under the data folder
     resume: bool = True,                # go on where an earlier process in this folder ended
-    audit: Callable | None = None,      # sees (step, losses with their graph, model), as in `core.train.fit`
 ) -> BoxResult:
     "Train and measure a refiner. Raises `BadInput` in one sentence, also when cached features or the teacher are not what they should be."
     if (run is None) == (run_dir is None): raise BadInput("train_boxes needs either a run or a folder, run_dir.")
@@ -179,9 +180,10 @@ def train_boxes(
     gate = check_teacher(config, teacher)
     if run: run.note(teacher_gate=gate)
     task = BoxTask(config, teacher)
+    audit = GradientAudit(lambda m: m.parameters(), ("iou_term", "l1_term"), "iou_term", config.audit_every, config.audit_stop)
     with _phase(run, "training"): done = fit(task, train, val, config, run_dir, resume=resume, audit=audit)
     with _phase(run, "evaluation"): metrics = evaluate(task, val, config)
-    return BoxResult(config, task, train, val, teacher, store, passport, done, metrics, task.per_box)
+    return BoxResult(config, audit, task, train, val, teacher, store, passport, done, metrics, task.per_box)
 
 def _phase(run: Run | None, name: str):
     "The run's timer, or none."
