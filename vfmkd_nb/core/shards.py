@@ -205,8 +205,13 @@ class _Claim:
             self.renew()
         return True
 
-    def renew(self) -> None: self.path.touch()
-    def release(self) -> None: self.path.unlink(missing_ok=True)
+    def renew(self) -> None:
+        "Say that the work goes on."
+        self.path.touch()
+
+    def release(self) -> None:
+        "Give the shard up."
+        self.path.unlink(missing_ok=True)
 
 def work(
     job: Job,
