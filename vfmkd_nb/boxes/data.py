@@ -8,7 +8,7 @@ __all__ = ['BoxConfig', 'resolve', 'coarse_boxes', 'teacher_boxes', 'seeded_shar
 
 # %% ../../nbs/boxes/02_data.ipynb #1531bacb
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal

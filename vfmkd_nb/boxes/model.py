@@ -8,7 +8,6 @@ __all__ = ['MAX_LOG', 'HEADS', 'apply_deltas', 'box_deltas', 'grow', 'roi_window
 
 # %% ../../nbs/boxes/00_model.ipynb #4309679c
 import math
-from typing import Literal
 
 import torch
 import torch.nn.functional as F

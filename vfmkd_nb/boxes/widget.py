@@ -6,7 +6,6 @@
 __all__ = ['ORDERS', 'Refinement', 'refine', 'step_picture', 'BoxCanvas', 'ranking', 'BoxExplorer', 'explore']
 
 # %% ../../nbs/boxes/05_widget.ipynb #e0d1ad9a
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import anywidget

@@ -7,9 +7,9 @@ __all__ = ['MANIFEST', 'VERSION', 'write_shard', 'shard_index', 'publish', 'expo
            'work', 'Rates', 'measure_rates', 'cost_table']
 
 # %% ../../nbs/core/09a_shards.ipynb #9a966c92
-import hashlib, io, json, os, re, tarfile, tempfile, time
+import hashlib, json, os, tarfile, tempfile, time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
