@@ -208,7 +208,8 @@ class BoxSamples:
         "A batch: maps stacked (smaller ones padded with zeros), boxes of all images in a row, `index` says whose they are."
         h, w = (max(x["features"].shape[k] for x in items) for k in (1, 2))
         pad = lambda m: F.pad(m, (0, w - m.shape[2], 0, h - m.shape[1])) if m.shape[1:] != (h, w) else m
-        return {"features": torch.stack([pad(x["features"]) for x in items]), "true": torch.cat([x["true"] for x in items]), "coarse": torch.cat([x["coarse"] for x in items]),
+        with torch.autocast("cpu", enabled=False): features = torch.stack([pad(x["features"]) for x in items])  # bfloat16 autocast refuses to stack float16
+        return {"features": features, "true": torch.cat([x["true"] for x in items]), "coarse": torch.cat([x["coarse"] for x in items]),
                 "index": torch.cat([torch.full((len(x["true"]),), k) for k, x in enumerate(items)]), "objects": [n for x in items for n in x["objects"]]}
 
 # %% ../../nbs/boxes/02_data.ipynb #0d833790
