@@ -133,6 +133,7 @@ print(json.dumps(r.metrics))
 """
 
 
+@pytest.mark.slow
 def test_killed_and_resumed(data):
     """kill -9 in the middle of training; the same command ends with the same numbers as an undisturbed run."""
     def begin(folder):
