@@ -146,21 +146,76 @@ def _doctor(a: argparse.Namespace) -> int:
     return int(any(found["outcome"] != "noted")) if len(found) else 0
 
 def _features_parser(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("action", choices=["stats", "verify", "gc"], help="sizes by namespace; check every entry; remove quarantined and abandoned files")
+    parser.add_argument("action", choices=["stats", "verify", "gc", "extract", "export", "import"],
+                        help="stats: sizes; verify: check every entry, or every shard of PLACE; gc: remove quarantined and abandoned files; extract: features of the images in PLACE; export: the store as shards in PLACE; import: shards of PLACE into the store")
+    parser.add_argument("place", nargs="?", metavar="PLACE", help="a folder of images, or of shards (also a URL that fsspec knows)")
     parser.add_argument("--root", type=Path, help="the store's folder [data/features]")
+    parser.add_argument("--shard-mb", type=float, default=256, help="export: size of a shard [256]")
+    parser.add_argument("--namespace", help="export: entries of this teacher only, as `stats` names it")
+    for name, default, said in (("teacher", "embedded", "its spec"), ("layers", "", "its maps, with commas; all"), ("size", 0, "side of its input; 0: its own"), ("view", "identity", "identity, hflip or vflip"), ("dtype", "float16", "float16, bfloat16, float32 or int8"),
+                                ("split", "", "of a COCO data folder; none: all pictures in PLACE"), ("shards", "", "write shards into this folder, together with any other worker, instead of the store"), ("per-shard", 256, "images in a shard"), ("worker", 0, "a number: where this worker begins")):
+        parser.add_argument(f"--{name}", type=type(default), default=default, help=f"extract: {said} [{default}]")
+
+def _extract(a: argparse.Namespace) -> int:
+    "vfmkd features extract"
+    from vfmkd_nb.core.extract import extract_to_shards, extract_to_store, find_images
+    from vfmkd_nb.core.features import FeatureStore
+    from vfmkd_nb.core.teachers import load_teacher
+    data, teacher = find_images(a.place, a.split or None), load_teacher(a.teacher, layers=a.layers.split(",") if a.layers else None, size=a.size or None)
+    if a.shards: counts = extract_to_shards(data, teacher, a.shards, a.view, a.dtype, a.per_shard, first=a.worker)
+    else: counts = extract_to_store(data, teacher, FeatureStore(a.root), a.view, a.dtype, quiet=not sys.stderr.isatty())
+    print(", ".join(f"{k} {v}" for k, v in counts.items()))
+    if data.problems.total(): print(data.problems.table().to_string(index=False))
+    return int(data.problems.total("skipped") > 0)
+
+def _shards(a: argparse.Namespace) -> int:
+    "vfmkd features export, import, and verify or stats of shards"
+    from vfmkd_nb.core.features import FeatureStore
+    from vfmkd_nb.core.shards import ShardSet, export_shards, import_shards
+    if a.action == "export": print(export_shards(FeatureStore(a.root), a.place, namespace=a.namespace, shard_mb=a.shard_mb))
+    elif a.action == "import": print(", ".join(f"{k} {v}" for k, v in import_shards(ShardSet(a.place), FeatureStore(a.root)).items()))
+    else:
+        shards = ShardSet(a.place)
+        bad = shards.verify() if a.action == "verify" else ()
+        print(f"{len(shards.shards)} shards, {len(shards)} entries, {sum(s['size'] for s in shards.shards)/1e6:.1f} MB" + ("" if a.action == "stats" else ", all sound" if not len(bad) else f"\n{bad.to_string(index=False)}"))
+        return int(len(bad) > 0)
+    return 0
 
 def _features(a: argparse.Namespace) -> int:
-    "the feature store: sizes, verification, clean-up"
+    "the feature store: extract, export and import shards, sizes, verification, clean-up"
     from vfmkd_nb.core.config import BadInput
     from vfmkd_nb.core.features import FeatureStore
+    if a.action in ("extract", "export", "import") and not a.place: raise BadInput(f"features {a.action} wants a place: vfmkd features {a.action} FOLDER.")
+    if a.action == "gc" and a.place: raise BadInput("features gc works on the store; shards are never changed, remove their folder instead.")
+    if a.action == "extract": return _extract(a)
     store = FeatureStore(a.root)
-    if not store.root.is_dir(): raise BadInput(f"there is no feature store at {store.root}.")
+    if a.action != "import" and not (a.place and a.action in ("verify", "stats")) and not store.root.is_dir(): raise BadInput(f"there is no feature store at {store.root}.")
+    if a.place: return _shards(a)
     if a.action == "gc":
         print(", ".join(f"{k} {v}" for k, v in store.gc().items()))
         return 0
     found = store.sizes() if a.action == "stats" else store.verify()
     print(found.to_string(index=a.action == "stats") if len(found) else "no entries" if a.action == "stats" else "all entries are sound")
     return int(a.action == "verify" and len(found) > 0)
+
+def _refine_parser(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("refiner", help="a run of the report boxes (id or folder), or a refiner's file")
+    parser.add_argument("annotations", help="a COCO file with coarse boxes")
+    parser.add_argument("images", help="the image folder")
+    parser.add_argument("--out", type=Path, required=True, help="the COCO file to write")
+
+def _refine(a: argparse.Namespace) -> int:
+    "boxes of a COCO file made exact by a trained refiner"
+    from importlib import import_module
+    from vfmkd_nb.core.coco import read_coco
+    from vfmkd_nb.core.features import FeatureStore
+    from vfmkd_nb.core.runs import find_run
+    predict = import_module("vfmkd_nb.boxes.predict")
+    where = a.refiner if Path(a.refiner).exists() else find_run(a.refiner).dir
+    data = read_coco(a.annotations, a.images)
+    print(predict.refine_file(predict.load_predictor(where, FeatureStore()), data, a.out))
+    if data.problems.total("skipped", "changed", "doubtful"): print(data.problems.table().to_string(index=False))
+    return int(data.problems.total("skipped") > 0)
 
 # %% ../../nbs/core/18_cli.ipynb #16ce9e0f
 def _teacher_parser(parser: argparse.ArgumentParser) -> None:
@@ -213,7 +268,7 @@ def _version(a: argparse.Namespace) -> int:
 # %% ../../nbs/core/18_cli.ipynb #d51cdb7d
 _COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int], Callable | None]] = {
     "ablate": (_ablate, _ablate_parser), "index": (_index, None), "compare": (_compare, _compare_parser), "doctor": (_doctor, _doctor_parser),
-    "features": (_features, _features_parser), "teacher": (_teacher, _teacher_parser), "scenes": (_scenes, _scenes_parser), "version": (_version, None)}
+    "features": (_features, _features_parser), "refine": (_refine, _refine_parser), "teacher": (_teacher, _teacher_parser), "scenes": (_scenes, _scenes_parser), "version": (_version, None)}
 
 def _usage() -> str:
     "What `vfmkd --help` prints."

@@ -1,0 +1,146 @@
+"""Feature shards among processes: workers that share a job, one that is killed in the middle of a shard; readers and writers of one store for a long time."""
+import multiprocessing
+import os
+import random
+import signal
+import time
+
+import pytest
+import torch
+
+from vfmkd_nb.core.config import digest
+from vfmkd_nb.core.features import FeatureStore
+from vfmkd_nb.core.shards import Job, ShardSet, work
+
+FORK = multiprocessing.get_context("fork")
+JOB = Job("job", range(24), 4)
+
+
+def record(i: int) -> dict:
+    """The record of entry `i`."""
+    return dict(image_sha256=f"{i:064x}", teacher="random:0", weights_sha256="0" * 64, extractor="test/1", preprocessing={"size": None},
+                layers=["P4_S16"], view="identity", compute_dtype="float32", store_dtype="float16")
+
+
+def maps(i: int, channels: int = 16) -> dict:
+    """Its maps, the same in every process."""
+    return {"P4_S16": torch.randn(channels, 32, 32, generator=torch.Generator().manual_seed(i))}
+
+
+def slowly(i: int) -> tuple:
+    """An item of the job that takes a little while, as a teacher does."""
+    time.sleep(.05)
+    return record(i), maps(i)
+
+
+def start(target, *args):
+    """A process of its own that runs `target`, with one computing thread."""
+    def run():
+        torch.set_num_threads(1)
+        target(*args)
+    process = FORK.Process(target=run)
+    process.start()
+    return process
+
+
+def _worker(folder, first, results):
+    results.put(work(JOB, folder, slowly, stale=2., first=first))
+
+
+def complete(folder) -> bool:
+    """Whether the published set has every entry, right, and no litter."""
+    shards = ShardSet(folder)
+    assert shards.verify().empty and len(shards) == len(JOB.items)
+    assert all(shards.get(record(i))["P4_S16"].equal(maps(i)["P4_S16"].half()) for i in JOB.items)
+    return True
+
+
+def test_two_workers_share_a_job(tmp_path):
+    """Together they make each shard once, whoever comes last publishes, and a third finds nothing to do."""
+    results = FORK.Queue()
+    workers = [start(_worker, tmp_path, first, results) for first in (0, 3)]
+    counts = [results.get(timeout=120) for _ in workers]
+    for w in workers:
+        w.join(60)
+        assert w.exitcode == 0
+    assert sum(c["made"] for c in counts) == 6 and sum(c["entries"] for c in counts) == 24 and all(c["made"] for c in counts)
+    assert complete(tmp_path) and not list(tmp_path.glob(".*"))
+    assert work(JOB, tmp_path, slowly) == {"made": 0, "skipped": 6, "entries": 0}
+
+
+def test_a_worker_killed_in_a_shard(tmp_path):
+    """kill -9 in the middle of a shard: its claim goes stale, the other worker makes the shard; nothing torn is ever published."""
+    results = FORK.Queue()
+    victim = start(_worker, tmp_path, 0, results)
+    while not list(tmp_path.glob(".job-*.claim")):
+        time.sleep(.01)
+    time.sleep(.12)  # two entries into the shard
+    os.kill(victim.pid, signal.SIGKILL)
+    victim.join(30)
+    assert not (tmp_path / "manifest.json").exists() and len(list(tmp_path.glob(".job-*.claim"))) == 1
+    other = start(_worker, tmp_path, 0, results)
+    counts = results.get(timeout=120)
+    other.join(60)
+    assert counts["made"] + counts["skipped"] == 6 and counts["made"] >= 5
+    assert complete(tmp_path)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_killed_at_any_instant(tmp_path, seed):
+    """Workers killed at random instants, again and again, until one is allowed to finish: the set is right."""
+    rng = random.Random(seed)
+    for _ in range(4):
+        p = start(lambda: work(JOB, tmp_path, slowly, stale=.3, wait=False))
+        time.sleep(rng.uniform(.05, .5))
+        os.kill(p.pid, signal.SIGKILL)
+        p.join(30)
+        for shard in tmp_path.glob("*.json"):
+            assert shard.read_text().endswith("}")  # whole, whenever it is there
+    time.sleep(.35)
+    work(JOB, tmp_path, slowly, stale=.3)
+    assert complete(tmp_path)
+
+
+def _read(root, seconds, seed, results):
+    store, rng, wrong, end = FeatureStore(root), random.Random(seed), 0, time.monotonic() + seconds
+    while time.monotonic() < end:
+        i = rng.randrange(60)
+        if (found := store.get(record(i))) is not None:
+            wrong += not found["P4_S16"].equal(maps(i)["P4_S16"].half())
+    results.put(("read", store.stats.hits, wrong + store.stats.corrupt))
+
+
+def _write(root, seconds, seed, results):
+    store, rng, n, end = FeatureStore(root), random.Random(seed), 0, time.monotonic() + seconds
+    while time.monotonic() < end:
+        i = rng.randrange(60)
+        store.put(record(i), maps(i))
+        n += 1
+    results.put(("write", n, 0))
+
+
+def stress(root, seconds: float) -> list[tuple]:
+    """Four readers and two writers on one root: kind, how many, how many wrong."""
+    results = FORK.Queue()
+    processes = [start(_read, root, seconds, s, results) for s in range(4)] + [start(_write, root, seconds, s, results) for s in (8, 9)]
+    found = [results.get(timeout=seconds + 120) for _ in processes]
+    for p in processes:
+        p.join(60)
+        assert p.exitcode == 0
+    return found
+
+
+@pytest.mark.parametrize("seconds", [2, pytest.param(30, marks=pytest.mark.slow)])
+def test_readers_and_writers(tmp_path, seconds):
+    """4 reader and 2 writer processes for a while: no wrong read, no corrupt entry."""
+    found = stress(tmp_path, seconds)
+    print(found)
+    assert all(wrong == 0 for _, _, wrong in found) and sum(n for kind, n, _ in found if kind == "read") > 20
+    assert FeatureStore(tmp_path).verify().empty and not list(tmp_path.rglob("*.tmp"))
+
+
+def test_keys_are_the_stores(tmp_path):
+    """A shard's key is the name of the store's file, so that one can stand in for the other."""
+    store = FeatureStore(tmp_path)
+    store.put(record(1), maps(1))
+    assert store.path(record(1)).stem == digest(record(1))
