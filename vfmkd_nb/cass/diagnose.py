@@ -42,7 +42,7 @@ class Cover:
 
     def union(self, which: Sequence[bool] | None = None) -> Tensor:
         "(B, P) bool: patches in the core of any object, or of the chosen ones."
-        chosen = torch.ones(len(self.image), dtype=torch.bool) if which is None else torch.as_tensor(np.asarray(which, dtype=bool))
+        chosen = torch.ones(len(self.image), dtype=torch.bool) if which is None else torch.tensor(np.asarray(which, dtype=bool).tolist(), dtype=torch.bool)
         return merge_max(self.core[chosen].float(), self.image[chosen], len(self.valid)) > 0
 
 def size_names(areas: np.ndarray, edges: tuple[float, float] = (32, 96)) -> np.ndarray:

@@ -18,7 +18,7 @@ from .scenes import CATEGORIES, Scene, SceneObject, _DRAW, _SIDES, _SS, _assembl
 # %% ../../nbs/core/03a_crowds.ipynb #b9aff274
 LAYOUTS = ("skewed", "mirrored", "uniform")
 VERSION = 1  # of this generator
-_SMALL, _LARGE = (6, 12), (80, 130)  # longer side in pixels of a board of 320
+_SMALL, _LARGE = (6, 12), (90, 150)  # longer side in pixels of a board of 320
 
 def _areas(layout: str) -> dict[str, tuple[float, float, float, float]]:
     "Where centres of small and large components fall: x1, y1, x2, y2 as shares of the picture."
@@ -77,18 +77,20 @@ def make_crowd(
 def embedded_crowds(
     size: int | tuple[int, int] = 320,
     train: int = 48,           # boards in the split "train"
-    val: int = 16,             # boards in each of the splits "val", and "val_<layout>" for every layout
+    val: int = 16,             # boards in the split "val", and in "val_<layout>" for each other layout
     layout: str = "skewed",    # of "train" and "val"
     small: int = 24, large: int = 2,
     seed: int = 0,             # of the set
 ) -> Path:                     # a folder in the layout of `write_scenes`
     "Crowded boards, made on first use under `data_dir()/scenes`. Raises `BadInput` if a file there has changed."
     size = (size, size) if isinstance(size, int) else tuple(size)
+    if layout not in LAYOUTS: raise BadInput(f"unknown layout {layout!r}; expected one of {', '.join(LAYOUTS)}.")
     key = digest({"version": VERSION, "size": list(size), "train": train, "val": val, "layout": layout, "small": small, "large": large, "seed": seed})[:12]
     def write(folder: Path) -> Path:
-        write_scenes(folder/"own", {"train": train, "val": val}, size, seed, partial(make_crowd, layout=layout, small=small, large=large))
-        for k, other in enumerate(LAYOUTS): write_scenes(folder/other, {f"val_{other}": val}, size, seed + 1 + k, partial(make_crowd, layout=other, small=small, large=large))
-        for split in [*(folder/"own").iterdir(), *(folder/o/f"val_{o}" for o in LAYOUTS)]: split.rename(folder/split.name)
-        for part in ("own", *LAYOUTS): (folder/part).rmdir()
+        for k, of in enumerate([layout, *(o for o in LAYOUTS if o != layout)]):
+            splits = {"train": train, "val": val} if of == layout else {f"val_{of}": val}
+            write_scenes(folder/of, splits, size, 3 * seed + k, partial(make_crowd, layout=of, small=small, large=large))
+            for split in splits: (folder/of/split).rename(folder/split)
+            (folder/of).rmdir()
         return folder
     return _made_once(f"crowds-{layout}-{size[0]}x{size[1]}-{train}+{val}-{key}", write)
