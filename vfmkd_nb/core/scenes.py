@@ -7,7 +7,7 @@ __all__ = ['VERSION', 'CATEGORIES', 'SceneObject', 'Scene', 'make_scene', 'write
 
 # %% ../../nbs/core/03_scenes.ipynb #d03ebd1c
 import json, os, shutil, tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -245,12 +245,12 @@ def _annotations(scene: Scene, image_id: int, first_id: int) -> list[dict]:
     return [{"id": first_id + k, "image_id": image_id, "category_id": CATEGORIES.index(o.category) + 1, "iscrowd": 0, "segmentation": o.polygons,
              "bbox": list(o.bbox_xywh), "area": round(sum(area(np.reshape(p, (-1, 2))) for p in o.polygons), 2)} for k, o in enumerate(scene.objects)]
 
-def _write_split(root: Path, split: str, count: int, size: tuple[int, int], first_seed: int) -> None:
+def _write_split(root: Path, split: str, count: int, size: tuple[int, int], first_seed: int, make: Callable[..., Scene]) -> None:
     "One split: images/*.png and annotations.json."
     images, annotations = [], []
     (root/split/"images").mkdir(parents=True)
     for k in range(count):
-        scene, name = make_scene(first_seed + k, size), f"scene_{first_seed + k:08d}.png"
+        scene, name = make(first_seed + k, size), f"scene_{first_seed + k:08d}.png"
         Image.fromarray(scene.image).save(root/split/"images"/name, compress_level=1)
         images.append({"id": k + 1, "file_name": name, "height": size[0], "width": size[1]})
         annotations += _annotations(scene, k + 1, len(annotations) + 1)
@@ -262,19 +262,41 @@ def write_scenes(
     splits: Mapping[str, int] = {"train": 96, "val": 32},     # name → number of scenes
     size: int | tuple[int, int] = 256,                        # of the pictures
     seed: int = 0,                                            # of the set
+    make: Callable[..., Scene] = make_scene,                  # from a seed and a size to a scene
 ) -> Path:
     "Write splits in COCO format as root/<split>/images and root/<split>/annotations.json. Raises `BadInput`."
     root, size = Path(root), (size, size) if isinstance(size, int) else tuple(size)
     if root.is_dir() and any(root.iterdir()): raise BadInput(f"folder {root} is not empty; expected a new or empty folder for the scenes.")
     for name, count in splits.items():
         if not 0 < count < 1_000_000: raise BadInput(f"split {name!r} has {count} scenes; expected 1 to 999 999.")
-    for k, (name, count) in enumerate(splits.items()): _write_split(root, name, count, size, (10 * seed + k) * 1_000_000)
+    for k, (name, count) in enumerate(splits.items()): _write_split(root, name, count, size, (10 * seed + k) * 1_000_000, make)
     return root
 
 # %% ../../nbs/core/03_scenes.ipynb #dd0a8a10
 def _folder_digests(root: Path) -> dict[str, str]:
     "SHA-256 of every file below a folder, by relative path."
     return {str(p.relative_to(root)): file_digest(p) for p in sorted(root.rglob("*")) if p.is_file() and p.name != "digests.json"}
+
+def _made_once(
+    name: str,                     # of the folder under `data_dir()/scenes`
+    write: Callable[[Path], Path], # fills a new folder
+) -> Path:
+    "A folder of generated data that is whole or absent, and verified against its digests. Raises `BadInput` if a file there has changed."
+    folder = data_dir()/"scenes"/name
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        tmp = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+        try:
+            write(tmp)
+            atomic_write(tmp/"digests.json", json.dumps(_folder_digests(tmp)))
+            os.chmod(tmp, 0o755)
+            os.rename(tmp, folder)
+        except OSError:
+            shutil.rmtree(tmp, ignore_errors=True)
+            if not folder.is_dir(): raise  # else another process was first, with the same bytes
+    if json.loads((folder/"digests.json").read_text()) != _folder_digests(folder):
+        raise BadInput(f"the embedded scenes in {folder} have changed since they were made; remove the folder, and they are made again.")
+    return folder
 
 def embedded_scenes(
     size: int | tuple[int, int] = 256,
@@ -285,18 +307,4 @@ def embedded_scenes(
     "The embedded data set, made on first use under `data_dir()/scenes`. Raises `BadInput` if a file there has changed."
     size = (size, size) if isinstance(size, int) else tuple(size)
     key = digest({"version": VERSION, "size": list(size), "train": train, "val": val, "seed": seed})[:12]
-    folder = data_dir()/"scenes"/f"pcb-{size[0]}x{size[1]}-{train}+{val}-{key}"
-    if not folder.is_dir():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        tmp = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-        try:
-            write_scenes(tmp, {"train": train, "val": val}, size, seed)
-            atomic_write(tmp/"digests.json", json.dumps(_folder_digests(tmp)))
-            os.chmod(tmp, 0o755)
-            os.rename(tmp, folder)
-        except OSError:
-            shutil.rmtree(tmp, ignore_errors=True)
-            if not folder.is_dir(): raise  # else another process was first, with the same bytes
-    if json.loads((folder/"digests.json").read_text()) != _folder_digests(folder):
-        raise BadInput(f"the embedded scenes in {folder} have changed since they were made; remove the folder, and they are made again.")
-    return folder
+    return _made_once(f"pcb-{size[0]}x{size[1]}-{train}+{val}-{key}", lambda folder: write_scenes(folder, {"train": train, "val": val}, size, seed))

@@ -1,0 +1,173 @@
+"""The CASS chapter outside its notebooks: every reference number, resumed runs, real data, and what a user can get wrong.
+
+`tests/fixtures/cass/README.md` says where the numbers come from.
+"""
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from vfmkd_nb.cass.bias import bias_rows, read_tokens, standardise
+from vfmkd_nb.cass.detector import load_detector, pruned_layers, save_detector
+from vfmkd_nb.cass.diagnose import cover, empty_targets
+from vfmkd_nb.cass.losses import KINDS, cass_loss, patch_losses
+from vfmkd_nb.cass.pruner import PatchPruner, patch_of_token
+from vfmkd_nb.cass.targets import soft_target_mask
+from vfmkd_nb.cass.train import CassConfig, read_data, train_cass
+from vfmkd_nb.core.checkpoint import checkpoints
+from vfmkd_nb.core.coco import read_split
+from vfmkd_nb.core.config import BadInput
+from vfmkd_nb.core.reports import report_parameters
+from vfmkd_nb.core.scenes import write_scenes
+from vfmkd_nb.core.teachers import load_teacher
+
+FIXTURE = dict(np.load(Path(__file__).parent / "fixtures" / "cass" / "fixtures.npz"))
+DIVIDING = ("p1_exp03", "p1_linear", "p4_exp03")
+LOSSES = {"mse_mean": ("mse", {}), "focal_a2b4_mean": ("dset_focal", {}), "vfl_a075g2_mean": ("vfl", {}), "fixB_mse": ("object", {"base": "mse"}),
+          "fixB_focal": ("object", {}), "fixC_mse": ("area", {"base": "mse"}), "fixC_focal": ("area", {})}
+SMALL = dict(image_size=64, epochs=2, warmup_epochs=1, batch_size=2, train_images=0, val_images=0, queries=12, denoising=8, aifi_level=0)
+
+
+def case(name):
+    b, (fh, fw, ih, iw, patch, expansion, min_size, linear, _) = torch.tensor(FIXTURE[f"{name}/boxes"]), FIXTURE[f"{name}/params"]
+    options = dict(feat_hw=(int(fh), int(fw)), img_hw=(ih, iw), patch=int(patch), expansion=float(expansion), min_size=float(min_size), decay="linear" if linear else "gaussian")
+    return [b[b[:, 0] == i, 1:] for i in range(3)], options
+
+
+@pytest.mark.filterwarnings("ignore:min_size")
+@pytest.mark.parametrize("name", DIVIDING)
+def test_masks(name):
+    boxes, options = case(name)
+    assert np.abs(soft_target_mask(boxes, **options).numpy() - FIXTURE[f"{name}/mask"]).max() < 1e-6
+    assert np.abs(torch.cat(soft_target_mask(boxes, **options, per_object=True)).numpy() - FIXTURE[f"{name}/mask_per_object"]).max() < 1e-6
+    assert np.abs(soft_target_mask(boxes, **options | {"decay": "anisotropic"}).numpy() - FIXTURE[f"{name}/mask_aniso"]).max() < 1e-6
+
+
+@pytest.mark.filterwarnings("ignore:min_size")
+@pytest.mark.parametrize("key", LOSSES)
+@pytest.mark.parametrize("name", DIVIDING)
+def test_losses_and_gradients(name, key):
+    boxes, options = case(name)
+    kind, extra = LOSSES[key]
+    scores = torch.tensor(FIXTURE[f"{name}/scores"], requires_grad=True)
+    loss = cass_loss(scores, boxes, kind=kind, **options, **extra)
+    slope, = torch.autograd.grad(loss, scores)
+    value, want = float(FIXTURE[f"{name}/loss_{key}"]), FIXTURE[f"{name}/grad_{key}"]
+    assert abs(loss.item() - value) <= 1e-5 * value
+    assert np.abs(slope.numpy() - want).max() <= 1e-5 * np.abs(want).max()
+
+
+def test_objects_at_once_equal_a_loop():
+    g = torch.Generator().manual_seed(0)
+    boxes = [torch.cat([c, c + 10 + 60 * torch.rand(n, 2, generator=g)], 1) for n in (50, 0, 3) for c in [300 * torch.rand(n, 2, generator=g)]]
+    scores, grid = torch.randn(3, 1600, generator=g), dict(feat_hw=(40, 40), img_hw=(320, 320))
+    for base in ("dset_focal", "mse", "bce"):
+        terms = [patch_losses(scores[i], soft_target_mask([b[None]], **grid)[0], base).mean() for i, of in enumerate(boxes) for b in of]
+        assert abs(cass_loss(scores, boxes, kind="object", base=base, **grid) - torch.stack(terms).mean()) < 1e-6
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_double_gradient_check(kind):
+    """Analytic against numeric gradients in float64."""
+    boxes, scores = [torch.tensor([[4., 4, 13, 20]], dtype=torch.float64), torch.zeros(0, 4, dtype=torch.float64)], torch.randn(2, 16, dtype=torch.float64, requires_grad=True, generator=torch.Generator().manual_seed(0))
+    assert torch.autograd.gradcheck(lambda s: cass_loss(s, boxes, (4, 4), (32, 32), kind), scores)
+
+
+def test_small_min_size_warns():
+    with pytest.warns(UserWarning, match="min_size 1 is below the patch of 4 cells"):
+        soft_target_mask([torch.zeros(0, 4)], (8, 8), (64, 64), patch=4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        soft_target_mask([torch.zeros(0, 4)], (8, 8), (64, 64), patch=4, min_size=4.)
+
+
+@pytest.mark.parametrize("hw, patch", [((1, 1), 1), ((3, 5), 8), ((9, 13), 4), ((23, 42), 4)])
+def test_pruner_returns_every_token_to_its_place(hw, patch):
+    pruner, x = PatchPruner(4, patch, keep_ratio=.4), torch.randn(3, hw[0] * hw[1], 4)
+    d = pruner(x, hw)
+    assert torch.equal(d.scatter(d.gather(x), x), x)
+    owner = patch_of_token(hw, patch)
+    for b in range(3):
+        assert set(owner[d.index[b][d.real[b]]].tolist()) == set(d.kept[b].nonzero()[:, 0].tolist())
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    """Six training and two validation scenes of 64 pixels."""
+    return write_scenes(tmp_path_factory.mktemp("data") / "scenes", {"train": 6, "val": 2}, size=64)
+
+
+def test_a_resumed_run_ends_bit_identical(scenes, tmp_path):
+    """From an earlier checkpoint, inside the epoch in which pruning begins."""
+    config = CassConfig.parse({**SMALL, "images_dir": str(scenes), "checkpoint_every": 1, "keep_last": 20, "keep_ratio": .5})
+    whole = train_cass(config, run_dir=tmp_path / "run")
+    weights = {k: v.clone() for k, v in whole.task.model.state_dict().items()}
+    for path in checkpoints(tmp_path / "run" / "checkpoints"):
+        if int("".join(filter(str.isdigit, path.name))) > 4:
+            path.unlink()
+    again = train_cass(config, run_dir=tmp_path / "run")
+    assert again.fit.state["resumed"] == 4
+    assert all(torch.equal(v, weights[k]) for k, v in again.task.model.state_dict().items())
+    assert again.metrics == whole.metrics and again.task.steps == whole.task.steps
+
+
+def test_a_saved_detector_prunes_as_before_and_can_be_trained_on(scenes, tmp_path):
+    config = CassConfig.parse({**SMALL, "images_dir": str(scenes)})
+    first = train_cass(config, run_dir=tmp_path / "run")
+    folder = save_detector(first.task.model, tmp_path / "detector")
+    again = load_detector(folder)
+    assert pruned_layers(again)[0].pruner.keep == .5
+    x = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(again(x).logits, first.task.model.eval()(x).logits)
+    assert train_cass(config.with_(detector=str(folder)), run_dir=tmp_path / "second").fit.state["step"] == 6
+
+
+@pytest.mark.parametrize("family", ["rt_detr_v2", "d_fine"])
+def test_the_other_families_train(family, scenes, tmp_path):
+    result = train_cass(CassConfig.parse({**SMALL, "images_dir": str(scenes), "detector": family}), run_dir=tmp_path)
+    assert np.isfinite(result.fit.steps["total"]).all() and result.task.layers[0].pruner.keep == .5
+
+
+@pytest.mark.parametrize("options, said", [
+    ({"cass_kind": "onb"}, "expected one of document, obn"),
+    ({"keep_ratio": 0}, "keep_ratio"),
+    ({"image_size": 100}, "not a multiple of 32"),
+    ({"cass_lossweight": .05}, "did you mean 'cass_loss_weight'?"),
+    ({"warmup_epochs": 9, "epochs": 10}, "after the last (10)"),
+    ({"detector": "yolo"}, "expected one of rt_detr"),
+    ({"images_dir": "/nowhere"}, "does not exist"),
+])
+def test_what_a_user_can_get_wrong(options, said, tmp_path):
+    with pytest.raises(BadInput) as error:
+        train_cass(CassConfig.parse({**SMALL, **options}), run_dir=tmp_path)
+    assert said in str(error.value) and "\n" not in str(error.value)
+
+
+def test_the_report_lists_every_option():
+    parameters = report_parameters("cass_detector")
+    assert set(parameters) == set(CassConfig.model_fields)
+
+
+def test_coco_small(real_data, tmp_path):
+    """Padded photographs with 80 classes: two steps of a pruned detector."""
+    config = CassConfig.parse({**SMALL, "images_dir": str(real_data / "coco_small"), "train_images": 4, "val_images": 2, "resize": "long_side_pad", "patch_size": 3, "cass_min_size": 3})
+    train, val = read_data(config)
+    assert len(train) == 4 and any((s["valid_hw"] < 64).any() for s in (train.get(i, None) for i in range(4)))
+    result = train_cass(config, run_dir=tmp_path)
+    assert np.isfinite(result.fit.steps["total"]).all()
+    kept, valid = result.task.layers[0].decision.kept, cover([torch.zeros(0, 4)] * 2, (8, 8), (64, 64), 3, valid_hw=torch.stack([val.get(i, None)["valid_hw"] for i in range(2)]), min_size=3.).valid
+    assert not (kept & ~valid).any()
+
+
+def test_nuclei(real_data):
+    """Up to hundreds of small objects: every kind on real tokens; objects that a coarse grid would lose are counted."""
+    teacher, splits = load_teacher("embedded", layers=["P3_S8"]), [read_split(real_data / "dsb2018_nuclei", s) for s in ("train", "val")]
+    train, val = standardise(*(read_tokens(s, teacher, size=128, images=4) for s in splits))
+    rows = bias_rows(train, {"val": val}, seeds=(0,), steps=2)
+    assert np.isfinite(rows["small"]).all() and len(rows) == 10
+    with pytest.warns(UserWarning, match="below the patch"):
+        assert empty_targets(val.boxes, (16, 16), (128, 128), patch=4, min_size=1.)["rate"] > 0
+    assert empty_targets(val.boxes, (16, 16), (128, 128), patch=4, min_size=4.)["rate"] == 0
