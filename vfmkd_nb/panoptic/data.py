@@ -164,7 +164,7 @@ class PanopticSamples:
         targets = make_targets(ids.numpy(), record.segments_info, self.index, self.things, (grid, grid), self.config.stuff_parts)
         out = {"image": image.float() / 255, "targets": targets, "features": self._features(record, image, mirrored)}
         if self.training and self.config.resolution_path == "both": out["targets_full"] = make_targets(ids.numpy(), record.segments_info, self.index, self.things, (self.config.image_size // 4,) * 2, self.config.stuff_parts)
-        return out if self.training else {**out, "ids_map": own, "segments": record.segments_info}
+        return out if self.training else {**out, "ids_map": torch.from_numpy(own), "segments": record.segments_info}
 
     def _features(self, record: PanopticRecord, image: Tensor, mirrored: bool) -> dict[str, Tensor]:
         if self.teacher is None: return {}
