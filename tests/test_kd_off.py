@@ -3,7 +3,7 @@ import importlib
 
 import pytest
 
-CHAPTERS = {"edge": ("vfmkd_nb.edge.data:EdgeConfig", "vfmkd_nb.edge.train:kd_off_pair", dict(image_size=64, teacher="random:0", train_images=8, val_images=1, batch_size=4))}
+CHAPTERS = {"edge": ("vfmkd_nb.edge.data:EdgeConfig", "vfmkd_nb.edge.data:make_samples", "vfmkd_nb.edge.train:kd_off_pair", dict(image_size=64, teacher="random:0", train_images=8, val_images=1, batch_size=4))}
 
 
 def _named(spec: str):
@@ -17,8 +17,8 @@ def test_weight_zero_is_no_teacher(chapter, loss_type, tmp_path, monkeypatch):
     monkeypatch.setenv("VFMKD_DATA", str(tmp_path / "data"))
     from vfmkd_nb.core.trust import same_weights
 
-    config, pair, options = CHAPTERS[chapter]
-    zero, bare = _named(pair)(_named(config)(**options, loss_type=loss_type), tmp_path / "runs", steps=2)
+    config, samples, pair, options = CHAPTERS[chapter]
+    zero, bare = _named(pair)(_named(samples)(_named(config)(**options, loss_type=loss_type))[0], tmp_path / "runs", steps=2)
     found = same_weights(zero, bare)
     assert found["identical"], found["different"]
     assert found["extra"], "the run with a teacher has adapters"

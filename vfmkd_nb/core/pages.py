@@ -19,7 +19,7 @@ STYLE = """
 @media (prefers-color-scheme: dark) { :root:not([data-theme=light]) { color-scheme: dark; --bg:#121517; --panel:#1a1f22; --ink:#e7eaea; --soft:#9fabaa; --line:#2c3437; --tint:#222a2d; --accent:#63c9bb; --done:#63cf95; --running:#86b6ff; --failed:#ff938a; --killed:#efb162 } }
 :root[data-theme=dark] { color-scheme: dark; --bg:#121517; --panel:#1a1f22; --ink:#e7eaea; --soft:#9fabaa; --line:#2c3437; --tint:#222a2d; --accent:#63c9bb; --done:#63cf95; --running:#86b6ff; --failed:#ff938a; --killed:#efb162 }
 * { box-sizing: border-box }
-body { margin:0; background:var(--bg); color:var(--ink); font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif; font-variant-numeric:tabular-nums; overflow-wrap:anywhere }
+body { margin:0; background:var(--bg); color:var(--ink); font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif; font-variant-numeric:tabular-nums; overflow-wrap:anywhere } tbody td:first-child { overflow-wrap:break-word }
 main { max-width:1360px; margin:0 auto; padding:28px 24px 64px }
 header { display:flex; gap:16px; align-items:flex-start; justify-content:space-between; margin-bottom:20px } #theme { flex:none }
 h1 { font-size:28px; line-height:1.2; letter-spacing:-.015em; margin:0; font-weight:650 } h2 { font-size:17px; margin:34px 0 12px; font-weight:650 }

@@ -273,13 +273,17 @@ def stop(
         except subprocess.TimeoutExpired: p.kill(); p.wait()
 
 # %% ../../nbs/core/16_reports.ipynb #3c13fbe8
+_TAIL = 20_000  # bytes at the end of a log that are read for it
+
 def progress(run_dir: str | Path) -> str:
     "How far a run's training is: the last step and epoch of its log, or an empty text."
     path = Path(run_dir)/"steps.jsonl"
     if not path.is_file(): return ""
     with open(path, "rb") as f:
-        f.seek(max(0, path.stat().st_size - 20_000))
-        records = [json.loads(line) for line in f.read().split(b"\n")[:-1] if line.startswith(b"{") and line.endswith(b"}")]
+        start = max(0, path.stat().st_size - _TAIL)
+        f.seek(start)
+        lines = f.read().split(b"\n")[bool(start):-1]  # the first of a tail and the last being written may be parts of lines
+    records = [json.loads(line) for line in lines]
     last = {r["kind"]: r for r in records}
     step = last.get("step") or last.get("epoch")
     if not step: return ""

@@ -100,7 +100,7 @@ def run_id(
     })[:12]
 
 # %% ../../nbs/core/15_runs.ipynb #0698dc14
-_PACKAGES = ("torch", "torchvision", "timm", "transformers", "lightning", "numpy", "scipy", "pandas", "scikit-image", "pillow", "pycocotools",
+_PACKAGES = ("torch", "torchvision", "timm", "transformers", "lightning-fabric", "numpy", "scipy", "pandas", "scikit-image", "pillow", "pycocotools",
              "safetensors", "pydantic", "papermill", "nbconvert", "ipykernel")
 
 def _version(package: str) -> str | None:

@@ -18,7 +18,7 @@ from typing import Any, Literal, Protocol, Self
 import numpy as np
 import pandas as pd
 import torch
-from lightning.fabric import Fabric
+from lightning_fabric import Fabric
 from pydantic import Field
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -67,6 +67,8 @@ class TrainConfig(Config):
     best_metric: str = ""                         # validation metric by which the best checkpoint is kept as well
     best_mode: Literal["max", "min"] = "max"
     max_nonfinite: int = Field(10, ge=1)          # skipped steps in a row that end the run
+    audit_every: int = Field(25, ge=0)            # steps between audits of the loss terms' gradients; 0: none
+    audit_stop: list[str] = []                    # findings that end the run when they last: dead, dominating, conflicting
 
 # %% ../../nbs/core/13_train.ipynb #453b23ad
 _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
@@ -428,7 +430,7 @@ def _reduce(fabric: Fabric, metrics: dict[str, float], weight: int) -> dict[str,
     return {k: math.fsum(m[k]*w for m, w in parts)/whole for k in parts[0][0]}
 
 # %% ../../nbs/core/13_train.ipynb #f844cd13
-_FREE = {"num_workers", "log_every", "checkpoint_every", "keep_last", "max_nonfinite"}  # options that change no number
+_FREE = {"num_workers", "log_every", "checkpoint_every", "keep_last", "max_nonfinite", "audit_every", "audit_stop"}  # options that change no number
 
 def _save(run: Run) -> None:
     "Flush the log, then write a checkpoint that knows its length."

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['EdgeMaskSchedule', 'coverage_guidance', 'suggested_kernel', 'suggested_start', 'edge_scores', 'feature_loss',
            'EdgeModel', 'EdgeTask', 'as_picture', 'mask_picture', 'prediction_picture', 'predict', 'run_benchmark',
-           'gradient_edges', 'best_threshold', 'baselines', 'EdgeResult', 'check_teacher', 'train_edge', 'kd_off_pair']
+           'gradient_edges', 'best_threshold', 'baselines', 'constant_features', 'EdgeResult', 'check_teacher',
+           'train_edge', 'kd_off_pair']
 
 # %% ../../nbs/edge/04_train.ipynb #9f5f2221
 import math
@@ -96,9 +97,11 @@ def edge_scores(
     rows = []
     for i in range(len(logits)):
         f = boundary_f(hard[i], true[i], tolerance=config.boundary_tolerance)
+        lines = boundary_f(*(thin(m[i].numpy()) for m in (hard, true)), tolerance=config.boundary_tolerance)
         rows.append({"loss": float(config.bce_weight * bce[i] + config.dice_weight * dice[i]), "loss_in_band": float(inside[i]), "loss_off_band": float(outside[i]),
                      "off_band_fp": off_band_rate(hard[i], true[i], config.edge_mask_kernel_size), "pixel_precision": precision_at(hard[i], true[i]),
-                     "boundary_precision": f["precision"], "boundary_recall": f["recall"], "boundary_f": f["f"], "coverage": float((band[i] > 0).float().mean())})
+                     "boundary_precision": f["precision"], "boundary_recall": f["recall"], "boundary_f": f["f"], "boundary_f_thin": lines["f"],
+                     "thickness": float(hard[i].sum() / true[i].sum()) if true[i].any() else math.nan, "coverage": float((band[i] > 0).float().mean())})
     return rows
 
 # %% ../../nbs/edge/04_train.ipynb #d0e92bae
@@ -256,7 +259,15 @@ def baselines(config: EdgeConfig, train: EdgeSamples, val: EdgeSamples, teacher:
     rows = {}
     with torch.no_grad():
         for name, logits in ways.items(): rows[name] = pd.DataFrame([edge_scores(logits(s)[None], s["edges"][None], config)[0] for s in (val.get(i, None) for i in range(len(val)))]).mean()
+    if features := constant_features(train, val): rows["mean teacher feature"] = pd.Series(features)
     return pd.DataFrame(rows).T
+
+def constant_features(train: EdgeSamples, val: EdgeSamples) -> dict[str, float]: # feature_mse, feature_mae, feature_cosine; empty without a teacher
+    "How well the training set's mean feature, put into every cell, agrees with the teacher on validation images; the mean over the teacher's maps."
+    of = lambda samples: (samples.get(i, None)["features"] for i in range(len(samples)))
+    mean = {name: torch.stack([x[name].mean((1, 2)) for x in of(train)]).mean(0)[None, :, None, None] for name in next(of(train))}
+    found = [feature_agreement(mean[name].expand_as(t[None]), t[None]) for x in of(val) for name, t in x.items()]
+    return {f"feature_{k}": float(np.mean([f[k] for f in found])) for k in (found[0] if found else ())}
 
 # %% ../../nbs/edge/04_train.ipynb #90ed72a1
 @dataclass
@@ -322,24 +333,26 @@ def _evaluation(config: EdgeConfig) -> dict[str, Any]:
             "benchmark": config.benchmark, "benchmark_thresholds": config.benchmark_thresholds}
 
 # %% ../../nbs/edge/04_train.ipynb #e3822d61
-class _First(EdgeSamples):
-    "The first few images of a split, already prepared."
-    def __init__(self, samples: EdgeSamples, count: int):
+class _Few(EdgeSamples):
+    "The first images of a prepared split, with or without the teacher's maps."
+    def __init__(self, samples: EdgeSamples, count: int, features: bool):
         self.__dict__.update(samples.__dict__)
-        self.data = replace(samples.data, images=samples.data.images[:count])
+        self.data, self.with_features = replace(samples.data, images=samples.data.images[:count]), features
+
+    def get(self, i: int, rng: torch.Generator | None) -> dict[str, Any]:
+        "The sample, its maps dropped in the run without a teacher."
+        x = super().get(i, rng)
+        return x if self.with_features else {**x, "features": {}}
 
 def kd_off_pair(
-    config: EdgeConfig,
-    folder: str | Path,                # for the two short runs
+    samples: EdgeSamples, # prepared, with the teacher's features
+    folder: str | Path,   # for the two short runs
     steps: int = 3,
-    store: FeatureStore | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]: # the student's state dict with the teacher at weight 0, and without a teacher
     "Train a few steps on the CPU with every distillation weight 0, and without a teacher, from the same seed."
-    out = []
-    for name, changes in (("with", {}), ("without", {"teacher": "none", "features_dir": ""})):
-        small = config.with_(**changes, feat_weight=0.0, epochs=1, accelerator="cpu", devices=1, best_metric="", warmup_steps=0, accumulate=1, precision="32-true")
-        train, _, teacher = make_samples(small, store)
-        task = EdgeTask(small, teacher)
-        fit(task, _First(train, steps * small.batch_size), None, small, Path(folder)/name, resume=False)
+    out, config = [], samples.config.with_(feat_weight=0.0, epochs=1, accelerator="cpu", devices=1, best_metric="", warmup_steps=0, accumulate=1, precision="32-true")
+    for name, teacher in (("with", samples.teacher), ("without", None)):
+        task = EdgeTask(config, teacher)
+        fit(task, _Few(samples, steps * config.batch_size, teacher is not None), None, config, Path(folder)/name, resume=False)
         out.append({k: v.clone() for k, v in task.model.student.state_dict().items()})
     return out[0], out[1]
