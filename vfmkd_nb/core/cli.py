@@ -6,7 +6,7 @@
 __all__ = ['report_help', 'run_command', 'main']
 
 # %% ../../nbs/core/18_cli.ipynb #531e319c
-import argparse, sys
+import argparse, importlib, sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -270,10 +270,13 @@ _COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int], Callable | None]
     "ablate": (_ablate, _ablate_parser), "index": (_index, None), "compare": (_compare, _compare_parser), "doctor": (_doctor, _doctor_parser),
     "features": (_features, _features_parser), "refine": (_refine, _refine_parser), "teacher": (_teacher, _teacher_parser), "scenes": (_scenes, _scenes_parser), "version": (_version, None)}
 
+_CHAPTER_COMMANDS = {("predict", "panoptic"): "panoptic.predict", ("recipe", "panoptic"): "panoptic.recipe"} # a chapter's own, by name: the module has command(argv)
+
 def _usage() -> str:
     "What `vfmkd --help` prints."
-    lines = {"report": "run a report notebook with parameters", **{name: command.__doc__ for name, (command, _) in _COMMANDS.items()}}
-    return "usage: vfmkd COMMAND …\n\n" + "".join(f"  {name:<10}{said}\n" for name, said in lines.items()) + "\n`vfmkd COMMAND --help` explains a command.\n"
+    lines = {"report": "run a report notebook with parameters", **{name: command.__doc__ for name, (command, _) in _COMMANDS.items()},
+             "predict panoptic": "panoptic segments for a folder of pictures", "recipe panoptic": "three training stages: base, resolution, SAM"}
+    return "usage: vfmkd COMMAND …\n\n" + "".join(f"  {name:<17}{said}\n" for name, said in lines.items()) + "\n`vfmkd COMMAND --help` explains a command.\n"
 
 def run_command(argv: Sequence[str]) -> int:
     "Run one command. Raises `BadInput`."
@@ -283,6 +286,7 @@ def run_command(argv: Sequence[str]) -> int:
         return 0
     if name == "--version": name = "version"
     if name == "report": return _report(rest)
+    if (module := _CHAPTER_COMMANDS.get((name, *rest[:1]))): return importlib.import_module(f"vfmkd_nb.{module}").command(rest[1:])
     if name not in _COMMANDS:
         from vfmkd_nb.core.config import BadInput, nearest
         near = nearest(name, ["report", *_COMMANDS])
