@@ -40,7 +40,7 @@ def loss_ratio() -> tuple[float, float]:
                 took[f].append(time.process_time() - began)
     for f in took:
         print(f"{f.__name__:8} {1e3 * statistics.median(took[f]):8.1f} ms")
-    return statistics.median(took[loop]) / statistics.median(took[at_once]), abs(float(value[loop]) - float(value[at_once]))
+    return statistics.median(took[loop]) / statistics.median(took[at_once]), abs(value[loop].item() - value[at_once].item())
 
 
 def aifi_ratio() -> float:

@@ -209,7 +209,9 @@ class CassTask:
     def forward(self, batch: Mapping[str, Any], labels: list[dict] | None = None) -> Any:
         "The detector's output; the layers know which part of the frame is picture."
         for layer in self.layers: layer.valid_hw, layer.img_hw = batch["valid_hw"].cpu(), tuple(batch["image"].shape[-2:])
-        return self.model(batch["image"], labels=labels)
+        try: return self.model(batch["image"], labels=labels)
+        finally:
+            for layer in self.layers: layer.valid_hw = layer.img_hw = None  # the next picture may be another one
 
     def losses(self, batch: dict[str, Any], epoch: int) -> dict[str, Tensor]:
         "`total`, `detection` and, with a pruner, `cass`, its regional parts, the keep ratio and the kept share of object patches."
