@@ -9,7 +9,7 @@ __all__ = ['start_model', 'EsamModel', 'EsamTask', 'result_picture', 'EsamResult
 # %% ../../nbs/esam/07_train.ipynb #325ba5d3
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,12 @@ from torch import Tensor, nn
 
 from ..core.config import BadInput
 from ..core.features import FeatureStore
-from ..core.plots import COLOURS, draw_boxes, edge_overlay, overlay_mask, tile
+from ..core.geometry import Stretch
 from ..core.images import read_image
+from ..core.plots import COLOURS, draw_boxes, overlay_mask, tile
 from ..core.runs import Run
 from ..core.teachers import seeded
-from ..core.train import FitResult, eval_mode, evaluate, fit
+from ..core.train import FitResult, evaluate, fit
 from .data import EsamConfig, EsamSamples, data_facts, read_data
 from .distill import Distiller, decoder_taps, ramp
 from .lora import add_lora
@@ -33,7 +34,7 @@ from .losses import AdaptiveWeights, segmentation_loss, true_iou
 from .model import EfficientSAM
 from .promptable import EsamPromptable, Promptable, decode_prompts, embedded_path, load_promptable, make_variant, read_model, resample
 from .prompts import jitter_boxes
-from .scores import boundary_band, chosen_masks, fill_box, object_masks, score_rows, summary
+from .scores import boundary_band, fill_box, object_masks, score_rows, summary
 
 # %% ../../nbs/esam/07_train.ipynb #dee4d730
 def start_model(config: EsamConfig) -> EfficientSAM:
@@ -144,23 +145,11 @@ class EsamTask:
             for start in range(0, len(rows), self.config.eval_chunk):
                 some = rows[start:start + self.config.eval_chunk]
                 logits, iou = decode_prompts(net, embeddings[b:b + 1], torch.zeros_like(some), boxes[some], self.config.box_corners)
-                transform = EsamPromptable.transform(self._geometry(side), frame)
-                yield (record, record.objects[start:start + len(some)]), resample(logits.float(), transform, frame.hw) > 0, iou.float()
-
-    @staticmethod
-    def _geometry(side: int) -> Any:
-        "What `Promptable.transform` reads."
-        return _Square(side)
+                yield (record, record.objects[start:start + len(some)]), resample(logits.float(), Stretch(frame, side), frame.hw) > 0, iou.float()
 
     def pictures(self, epoch: int) -> dict[str, np.ndarray]:
         "The first validation pictures with the student's masks and the true outlines."
         return {"masks": tile(list(self._shown.values()), columns=2, height=220)} if self._shown else {}
-
-@dataclass(frozen=True)
-class _Square:
-    "The geometry of EfficientSAM: stretched to a square."
-    size: int
-    resize: str = "stretch"
 
 # %% ../../nbs/esam/07_train.ipynb #2d3aea37
 def result_picture(record: Any, objects: list, masks: Tensor, boxes: bool = False) -> np.ndarray:
