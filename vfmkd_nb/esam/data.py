@@ -32,8 +32,9 @@ from .prompts import jitter_boxes
 class EsamConfig(TrainConfig):
     "All options of an EfficientSAM run."
     images_dir: str = "embedded"                  # "embedded", or a folder with splits train and val in COCO format
-    train_images: int = Field(32, ge=0)           # how many training images to use; 0: all
-    val_images: int = Field(12, ge=0)             # how many validation images to use; 0: all
+    epochs: int = Field(5, ge=1)                  # passes over the training set
+    train_images: int = Field(16, ge=0)           # how many training images to use; 0: all
+    val_images: int = Field(8, ge=0)              # how many validation images to use; 0: all
     val_split: str = "val"                        # the split to evaluate on
     student: Literal["tiny", "small", "vitt", "vits"] = "tiny"
     checkpoint: str = "embedded"                  # weights to start from: "embedded", "random", or a file or run folder

@@ -84,7 +84,7 @@ def make_shapes(
     return photo, masks[masks.reshape(len(masks), -1).sum(1) >= 12]
 
 # %% ../../nbs/esam/08_pretrained.ipynb #91368f11
-def embedded_shapes(train: int = 600, val: int = 40, size: int = 128) -> Path:
+def embedded_shapes(train: int = 320, val: int = 24, size: int = 128) -> Path:
     "The folder of the shapes, made on first use under `data_dir()/shapes`."
     root = data_dir()/"shapes"/f"{size}-{train}+{val}-{digest([1, size, train, val])[:8]}"
     for split, count, first in (("train", train, 0), ("val", val, 10_000_000)):
@@ -109,14 +109,14 @@ def _extent(mask: np.ndarray) -> dict[str, Any]:
     return {"bbox": [int(x.min()), int(y.min()), int(x.max() - x.min() + 1), int(y.max() - y.min() + 1)], "area": int(mask.sum())}
 
 # %% ../../nbs/esam/08_pretrained.ipynb #341e9c84
-RECIPE = dict(freeze_encoder=False, freeze_prompt_encoder=False, checkpoint="random", train_images=0, val_images=0, batch_size=8, lr=2e-3, weight_decay=1e-3, warmup_epochs=1, box_noise_scale=.1, max_objects=6,
-              accelerator="cpu", evaluate_every=5)
+RECIPE = dict(freeze_encoder=False, freeze_prompt_encoder=False, checkpoint="random", train_images=0, val_images=12, batch_size=4, lr=3e-3, weight_decay=1e-3, warmup_epochs=.3, box_noise_scale=.05, max_objects=4,
+              accelerator="cpu", evaluate_every=100)
 
 def pretrain(
     variant: str,            # tiny or small
     run_dir: str | Path,
-    train: int = 600,        # pictures of shapes
-    epochs: int = 20,
+    train: int = 320,        # pictures of shapes
+    epochs: int = 4,
     path: str | Path | None = None, # where to keep the weights; default: `embedded_path`
 ) -> EsamResult:
     "Train a variant from random weights on shapes and keep it in half precision."

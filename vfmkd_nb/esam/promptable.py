@@ -159,7 +159,7 @@ class TransformersPromptable(Promptable):
 # %% ../../nbs/esam/03_promptable.ipynb #bdb136c6
 VARIANTS: dict[str, Callable[[], EfficientSAM]] = {
     "tiny": efficient_sam_tiny,
-    "small": lambda: efficient_sam_tiny(width=96, depth=6, heads=6, channels=96, decoder_heads=6, decoder_mlp=192),
+    "small": lambda: efficient_sam_tiny(width=96, depth=6, heads=6),
     "vitt": efficient_sam_vitt, "vits": efficient_sam_vits}
 
 def make_variant(name: str, img_size: int = 0) -> EfficientSAM:
