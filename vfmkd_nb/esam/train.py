@@ -246,8 +246,11 @@ class _Noisy:
     "Samples whose evaluation boxes are jittered."
     def __init__(self, samples: EsamSamples, noise: float, seed: int): self.samples, self.noise, self.seed, self.collate = samples, noise, seed, samples.collate
     def __len__(self) -> int: return len(self.samples)
-    def sample_id(self, i: int) -> str: return self.samples.sample_id(i)
+    def sample_id(self, i: int) -> str:
+        "The name of the sample it stands for."
+        return self.samples.sample_id(i)
     def get(self, i: int, rng: torch.Generator | None) -> dict[str, Any]:
+        "A sample with jittered boxes; the draws depend on seed and position alone."
         s = self.samples.get(i, None)
         g = torch.Generator().manual_seed(self.seed * 1_000_003 + i)
         return {**s, "boxes": jitter_boxes(s["boxes"], s["hw"], self.noise, g)}
@@ -257,8 +260,12 @@ class _First:
     "The first few images of a split."
     def __init__(self, samples: EsamSamples, count: int): self.samples, self.count, self.collate = samples, min(count, len(samples)), samples.collate
     def __len__(self) -> int: return self.count
-    def sample_id(self, i: int) -> str: return self.samples.sample_id(i)
-    def get(self, i: int, rng: torch.Generator | None) -> dict[str, Any]: return self.samples.get(i, rng)
+    def sample_id(self, i: int) -> str:
+        "The name of the sample it stands for."
+        return self.samples.sample_id(i)
+    def get(self, i: int, rng: torch.Generator | None) -> dict[str, Any]:
+        "The sample."
+        return self.samples.get(i, rng)
 
 def kd_off_pair(
     config: EsamConfig,
