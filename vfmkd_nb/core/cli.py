@@ -259,6 +259,21 @@ def _scenes(a: argparse.Namespace) -> int:
     print(write_scenes(a.folder, {"train": a.train, "val": a.val}, a.size, a.seed))
     return 0
 
+def _predict_parser(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("chapter", choices=["esam"], help="whose models: esam gives masks for boxes")
+    parser.add_argument("--checkpoint", required=True, help="a run folder, a file of weights, tiny, small, or hf:FOLDER-OR-ID")
+    parser.add_argument("--images", required=True, type=Path, help="folder of pictures")
+    parser.add_argument("--boxes", required=True, type=Path, help="COCO instances, or JSON: file name → [[x1, y1, x2, y2], …]")
+    parser.add_argument("--out", required=True, type=Path, help="COCO results with masks as RLE")
+    parser.add_argument("--box-format", default="xyxy", choices=["xyxy", "normalized"], help="pixels, or fractions of the picture [xyxy]")
+    parser.add_argument("--device", default="cpu", help="[cpu]")
+
+def _predict(a: argparse.Namespace) -> int:
+    "masks for the boxes of a folder of pictures; started again it goes on"
+    import importlib
+    print(importlib.import_module(f"vfmkd_nb.{a.chapter}.predict").predict_folder(a.checkpoint, a.images, a.boxes, a.out, a.box_format, a.device, progress=True))
+    return 0
+
 def _version(a: argparse.Namespace) -> int:
     "the version"
     from vfmkd_nb import __version__
@@ -268,7 +283,7 @@ def _version(a: argparse.Namespace) -> int:
 # %% ../../nbs/core/18_cli.ipynb #d51cdb7d
 _COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int], Callable | None]] = {
     "ablate": (_ablate, _ablate_parser), "index": (_index, None), "compare": (_compare, _compare_parser), "doctor": (_doctor, _doctor_parser),
-    "features": (_features, _features_parser), "refine": (_refine, _refine_parser), "teacher": (_teacher, _teacher_parser), "scenes": (_scenes, _scenes_parser), "version": (_version, None)}
+    "features": (_features, _features_parser), "refine": (_refine, _refine_parser), "teacher": (_teacher, _teacher_parser), "scenes": (_scenes, _scenes_parser), "predict": (_predict, _predict_parser), "version": (_version, None)}
 
 _CHAPTER_COMMANDS = {("predict", "panoptic"): "panoptic.predict", ("recipe", "panoptic"): "panoptic.recipe"} # a chapter's own, by name: the module has command(argv)
 
