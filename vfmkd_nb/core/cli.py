@@ -289,7 +289,7 @@ _CHAPTER_COMMANDS = {("predict", "panoptic"): "panoptic.predict", ("recipe", "pa
 
 def _usage() -> str:
     "What `vfmkd --help` prints."
-    lines = {"report": "run a report notebook with parameters", **{name: command.__doc__ for name, (command, _) in _COMMANDS.items()},
+    lines = {"report": "run a report notebook with parameters", **{"predict esam" if name == "predict" else name: command.__doc__ for name, (command, _) in _COMMANDS.items()},
              "predict panoptic": "panoptic segments for a folder of pictures", "recipe panoptic": "three training stages: base, resolution, SAM"}
     return "usage: vfmkd COMMAND …\n\n" + "".join(f"  {name:<17}{said}\n" for name, said in lines.items()) + "\n`vfmkd COMMAND --help` explains a command.\n"
 
