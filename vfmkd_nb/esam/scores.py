@@ -92,7 +92,7 @@ def inner_points(
     "Points on an object, deepest first. Raises `BadInput` for an empty mask."
     if not mask.any(): raise BadInput("an empty mask has no point on it.")
     depth = distance_transform_edt(np.pad(mask.numpy(), 1))[1:-1, 1:-1]
-    at = np.argwhere(depth >= min(depth.max() / 2, depth.max()))                          # (n, 2) y, x
+    at = np.argwhere(depth >= depth.max() / 2)                          # (n, 2) y, x
     chosen = [np.array(np.unravel_index(depth.argmax(), depth.shape))]
     while len(chosen) < count:
         gap = np.min([np.square(at - c).sum(1) for c in chosen], 0)
