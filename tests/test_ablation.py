@@ -81,6 +81,7 @@ def test_an_ablation_is_locked(project, tmp_path):
     assert first.wait(60) == 130
 
 
+@pytest.mark.slow
 def test_workers_share_the_threads(project, tmp_path, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     ablate("tiny", grid={"mask": ["none", "band"]}, seeds=1, workers=2, name="threads", quiet=True)

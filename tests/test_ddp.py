@@ -50,6 +50,7 @@ def test_forked_from_a_program(alone, tmp_path):
     assert_same_run(tmp_path, alone)
 
 
+@pytest.mark.slow
 def test_started_by_torchrun(alone, tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", HERE / "toy.py", tmp_path / "run", "--devices", "2"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200)
@@ -70,6 +71,7 @@ def test_in_a_notebook(alone, tmp_path):
     assert_same_run(tmp_path, alone)
 
 
+@pytest.mark.slow
 def test_killed_together_and_resumed_alike(tmp_path):
     """Two processes are stopped by one SIGTERM after the same step, and the resumed run ends as an undisturbed one."""
     for name in ("calm", "stopped"):
