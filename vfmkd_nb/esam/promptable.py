@@ -201,7 +201,9 @@ def _filled(net: EfficientSAM, weights: Mapping[str, Tensor], path: str | Path) 
 
 def _is_ours(path: Path) -> bool:
     "Whether a file was written by `core.checkpoint`."
-    with open(path, "rb") as f: return b'"format":"vfmkd' in f.read(4096)
+    with open(path, "rb") as f:
+        head = f.read(9)  # safetensors: the length of its header, then a JSON object whose keys come in any order
+        return head[8:] == b"{" and b'"format":"vfmkd' in f.read(int.from_bytes(head[:8], "little"))
 
 def read_model(
     path: str | Path,  # of `save_model`, a checkpoint or folder of a run, or an official file
