@@ -1,7 +1,7 @@
 """What `fit` costs beside the same steps in a bare loop: promised is at most 3 % of steps of about 20 ms.
 
 A step of `fit` (batch, seeds, losses, log, board) and a step of the shortest loop that trains the same take turns in one process, on equal networks, batches and loaders, so that whatever
-else the machine does meets both; compared are the first deciles (of the least disturbed steps). Checkpoints and the start and end of a run are not steps: they are timed apart.
+else the machine does meets both; compared are the first deciles (of the least disturbed steps) of processor time. Checkpoints and the start and end of a run are not steps: they are timed apart.
 Run: python tests/bench/bench_fit.py
 """
 import statistics
@@ -70,9 +70,9 @@ def clocked(times, of, before=lambda: None):
     """`of`, adding its seconds to the list `times`."""
     def call(*args):
         before()
-        began = time.perf_counter()
+        began = time.process_time()
         found = of(*args)
-        times.append(time.perf_counter() - began)
+        times.append(time.process_time() - began)
         return found
     return call
 
@@ -85,12 +85,12 @@ def compare(width, size, epochs, folder) -> float:
     originals = loop._step, loop._note, loop._save
     loop._step = clocked(step, loop._step, before=clocked(bare, lambda: next(steps)))
     loop._note, loop._save = clocked(note, loop._note), clocked(save, loop._save)
-    began = time.perf_counter()
+    began = time.process_time()
     try:
         fit(Segment(width), samples, None, config, folder / f"{width}-{size}")
     finally:
         loop._step, loop._note, loop._save = originals
-    rest = time.perf_counter() - began - sum(bare) - sum(step) - sum(note) - sum(save)
+    rest = time.process_time() - began - sum(bare) - sum(step) - sum(note) - sum(save)
     quiet = lambda seconds: statistics.quantiles(seconds, n=10)[0] * 1e3
     one, two = quiet(bare), quiet([a + b for a, b in zip(step, note)])
     print(f"step of {one:6.2f} ms bare, {two:6.2f} ms in fit: {(two - one) * 1e3:+.0f} µs, {(two / one - 1) * 100:+.2f} % ({len(bare)} steps each); "
