@@ -38,7 +38,7 @@ test-nb: env
 	bin/test-notebooks $(FLAGS)
 
 test-py: env
-	pytest -m "not slow" $(FLAGS)
+	pytest -m "not slow" -n 2 --dist loadfile $(FLAGS)
 
 test-slow: env ## what `make test` leaves out for its length: cells marked slow, pytest's slow tests
 	bin/test-notebooks --flags slow

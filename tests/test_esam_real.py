@@ -41,6 +41,7 @@ def test_derived_masks_are_not_dropped_for_being_small(real_data):
     assert before - after == left_out and after > .9 * before
 
 
+@pytest.mark.slow
 def test_ragged_pictures_in_bounded_memory(real_data, store):
     """0, 1, 7 and 375 objects in one batch train and evaluate; all 375 are scored, in chunks."""
     data = read_split(real_data / "dsb2018_nuclei", "val")
