@@ -28,3 +28,14 @@ def real_data() -> Path:
     if not (folder := shared_data()).is_dir():
         pytest.skip(f"no real data at {folder} (set VFMKD_SHARED)")
     return folder
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch) -> dict[str, str]:
+    """A project with a tiny report in a temporary folder; its environment, which is also this process's."""
+    from tiny_report import make_project
+
+    env = make_project(tmp_path)
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    return env

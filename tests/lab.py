@@ -23,6 +23,8 @@ READY = """async () => {
   return panel.sessionContext.isReady && panel.sessionContext.session?.kernel?.connectionStatus === 'connected' && panel.sessionContext.session.kernel.status === 'idle';
 }"""
 
+KERNEL = "() => { const k = window.jupyterapp.shell.currentWidget.sessionContext.session?.kernel; return k ? `${k.status}, ${k.connectionStatus}` : 'absent'; }"
+
 
 def _free_port() -> int:
     with socket.socket() as s:
@@ -61,13 +63,18 @@ def server(folder: Path):
 
 
 def _run_all(page, cells: int, limit: float) -> None:
-    """Run the cells with the keyboard, as a reader does."""
+    """Run the cells with the keyboard, as a reader does: who sees no star beside the cell presses the keys again."""
     if (dialog := page.locator(".jp-Dialog .jp-mod-accept")).count():  # which kernel is meant
         dialog.first.click()
     for k in range(cells):
-        page.locator(".jp-Notebook .jp-CodeCell .jp-InputArea-editor .cm-content").nth(k).click()
-        page.keyboard.press("Control+Enter")
-        page.wait_for_function(f"() => window.jupyterapp.shell.currentWidget.content.widgets[{k}].model.executionCount", timeout=limit * 1e3, polling=250)
+        model, end = f"window.jupyterapp.shell.currentWidget.content.widgets[{k}].model", time.monotonic() + limit
+        while not page.evaluate(f"() => {model}.executionCount || {model}.executionState === 'running'"):
+            if time.monotonic() > end:
+                raise TimeoutError(f"cell {k} did not start within {limit} s: kernel {page.evaluate(KERNEL)}")
+            page.locator(".jp-Notebook .jp-CodeCell .jp-InputArea-editor .cm-content").nth(k).click()
+            page.keyboard.press("Control+Enter")
+            page.wait_for_timeout(3000)
+        page.wait_for_function(f"() => {model}.executionCount && {model}.executionState !== 'running'", timeout=limit * 1e3, polling=250)
 
 
 @contextmanager

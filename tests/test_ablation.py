@@ -7,21 +7,12 @@ import time
 
 import psutil
 import pytest
-from tiny_report import make_project, records, start_vfmkd, vfmkd, wait_for
+from tiny_report import records, start_vfmkd, vfmkd, wait_for
 
 from vfmkd_nb.core.ablation import ablate, ablation_states, comparison
 from vfmkd_nb.core.config import BadInput
 
 BATCH = ("ablate", "tiny", "--grid", "mask=none,band,ring,soft", "--name", "masks", "--workers", "2")
-
-
-@pytest.fixture
-def project(tmp_path, monkeypatch):
-    """A project in a temporary folder."""
-    env = make_project(tmp_path)
-    for name, value in env.items():
-        monkeypatch.setenv(name, value)
-    return env
 
 
 def starts(folder) -> dict[str, int]:

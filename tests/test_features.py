@@ -1,5 +1,4 @@
 """The feature store among processes: readers and writers at once, a writer that is killed, a disk that is full, damage on disk."""
-import multiprocessing
 import os
 import pickle
 import random
@@ -10,32 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from entries import FORK, maps, record, start
 from safetensors.torch import load_file, save_file
 
 from vfmkd_nb.core.features import FeatureStore
-
-FORK = multiprocessing.get_context("fork")  # as the loader's workers start on Linux, and without importing torch again
-
-
-def record(i: int) -> dict:
-    """The record of entry `i`."""
-    return dict(image_sha256=f"{i:064x}", teacher="random:0", weights_sha256="0" * 64, extractor="test/1", preprocessing={"size": None},
-                layers=["P4_S16"], view="identity", compute_dtype="float32", store_dtype="float32")
-
-
-def maps(i: int, channels: int = 16) -> dict:
-    """Its maps, the same in every process."""
-    return {"P4_S16": torch.randn(channels, 32, 32, generator=torch.Generator().manual_seed(i))}
-
-
-def start(target, *args):
-    """A process of its own that runs `target`, with one computing thread."""
-    def run():
-        torch.set_num_threads(1)
-        target(*args)
-    process = FORK.Process(target=run)
-    process.start()
-    return process
 
 
 def finish(process, timeout: float = 120) -> None:

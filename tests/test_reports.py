@@ -7,20 +7,11 @@ import time
 
 import psutil
 import pytest
-from tiny_report import make_project, records, start_vfmkd, vfmkd, wait_for, write_notebook
+from tiny_report import records, start_vfmkd, vfmkd, wait_for, write_notebook
 
 from vfmkd_nb.core.config import BadInput
 from vfmkd_nb.core.reports import ReportFailed, plan_run, run_report
 from vfmkd_nb.core.runs import load_run
-
-
-@pytest.fixture
-def project(tmp_path, monkeypatch):
-    """A project in a temporary folder."""
-    env = make_project(tmp_path)
-    for name, value in env.items():
-        monkeypatch.setenv(name, value)
-    return env
 
 
 def test_a_report_is_whole_and_not_run_twice(project, tmp_path):

@@ -1,46 +1,27 @@
 """Feature shards among processes: workers that share a job, one that is killed in the middle of a shard; readers and writers of one store for a long time."""
-import multiprocessing
 import os
 import random
 import signal
 import time
+from functools import partial
 
+import entries
 import pytest
 import torch
+from entries import FORK, maps, start
 
 from vfmkd_nb.core.config import digest
 from vfmkd_nb.core.features import FeatureStore
 from vfmkd_nb.core.shards import Job, ShardSet, work
 
-FORK = multiprocessing.get_context("fork")
 JOB = Job("job", range(24), 4)
-
-
-def record(i: int) -> dict:
-    """The record of entry `i`."""
-    return dict(image_sha256=f"{i:064x}", teacher="random:0", weights_sha256="0" * 64, extractor="test/1", preprocessing={"size": None},
-                layers=["P4_S16"], view="identity", compute_dtype="float32", store_dtype="float16")
-
-
-def maps(i: int, channels: int = 16) -> dict:
-    """Its maps, the same in every process."""
-    return {"P4_S16": torch.randn(channels, 32, 32, generator=torch.Generator().manual_seed(i))}
+record = partial(entries.record, store_dtype="float16")
 
 
 def slowly(i: int) -> tuple:
     """An item of the job that takes a little while, as a teacher does."""
     time.sleep(.05)
     return record(i), maps(i)
-
-
-def start(target, *args):
-    """A process of its own that runs `target`, with one computing thread."""
-    def run():
-        torch.set_num_threads(1)
-        target(*args)
-    process = FORK.Process(target=run)
-    process.start()
-    return process
 
 
 def _worker(folder, first, results):

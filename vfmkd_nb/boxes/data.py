@@ -19,7 +19,7 @@ from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
 from ..core.coco import CocoData, ImageRecord, read_split, refuse_leakage
-from ..core.config import BadInput
+from ..core.config import BadInput, one_of
 from ..core.data import sample_rng, stream_seed
 from ..core.features import STORE_DTYPES, FeatureStore, feature_record
 from ..core.geometry import Boxes, Frame
@@ -80,9 +80,7 @@ class BoxConfig(TrainConfig):
     @field_validator("head", "store_dtype")
     @classmethod
     def _known(cls, name, info):
-        known = HEADS if info.field_name == "head" else tuple(STORE_DTYPES)
-        if name not in known: raise ValueError(f"{name!r} is unknown; expected one of {', '.join(known)}")
-        return name
+        return one_of(name, HEADS if info.field_name == "head" else STORE_DTYPES)
 
     @field_validator("noise_levels")
     @classmethod

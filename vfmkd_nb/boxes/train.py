@@ -4,13 +4,11 @@
 
 # %% auto #0
 __all__ = ['BOUNDS', 'CONTROLS', 'paired_iou', 'box_scores', 'summary', 'BoxTask', 'at_noise', 'noise_sweep', 'by_size',
-           'per_image', 'batch_phases', 'over_bounds', 'BoxResult', 'check_teacher', 'data_facts', 'train_boxes',
-           'train_controls']
+           'per_image', 'batch_phases', 'over_bounds', 'BoxResult', 'train_boxes', 'train_controls']
 
 # %% ../../nbs/boxes/03_train.ipynb #be092b01
 import copy, time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,14 +17,15 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from ..core.coco import data_facts
 from ..core.config import BadInput
 from ..core.data import make_loader
 from ..core.features import FeatureStore
-from ..core.runs import Run
+from ..core.images import read_image
+from ..core.runs import Run, run_place
 from ..core.teachers import Teacher, seeded
 from ..core.train import FitResult, evaluate, fit, make_optimizer, to_device
-from ..core.trust import GradientAudit, reference_path, teacher_gate
-from ..core.images import read_image
+from ..core.trust import GradientAudit, check_teacher
 from .data import BoxConfig, BoxSamples, make_samples, resolve
 from .losses import box_refine_terms, refine_losses
 from .model import BoxRefiner
@@ -152,18 +151,6 @@ class BoxResult:
     metrics: dict[str, float]  # on validation boxes, after the last epoch
     per_box: pd.DataFrame      # the same, a row per box
 
-def check_teacher(config: BoxConfig, teacher: Teacher) -> dict[str, Any]: # status, and the cosine of the map to the reference where there is one
-    "Let the teacher pass its recorded reference on this run's own way from file to map; without a reference, say so. Raises `GateError`."
-    size = teacher.preprocessing["size"]
-    path = reference_path(teacher, size, teacher.preprocessing["resize"]) if size else None
-    if path is None or not path.is_file(): return {"status": f"no reference recorded for {teacher.id} at {size} px; `vfmkd teacher check` records one"}
-    return {"status": "passed", **teacher_gate(teacher, lambda file: teacher.encode(read_image(file)[None]), path)}
-
-def data_facts(train: BoxSamples, val: BoxSamples) -> dict[str, Any]:
-    "What a run's record says of its data."
-    split = lambda s: {"split": s.split, "used": len(s), "sha256": s.data.sha256, **s.data.summary(), "problems": s.data.problems.counts}
-    return {"folder": train.config.images_dir, "train": split(train), "val": split(val)}
-
 def train_boxes(
     config: BoxConfig,
     run: Run | None = None,             # of `start_run`: takes phases and facts, and its folder is the run's
@@ -172,22 +159,18 @@ def train_boxes(
     resume: bool = True,                # go on where an earlier process in this folder ended
 ) -> BoxResult:
     "Train and measure a refiner. Raises `BadInput` in one sentence, also when cached features or the teacher are not what they should be."
-    if (run is None) == (run_dir is None): raise BadInput("train_boxes needs either a run or a folder, run_dir.")
-    config, store, run_dir = resolve(config), store or FeatureStore(), run.dir if run else Path(run_dir)
-    with _phase(run, "features"): train, val, passport = make_samples(config, store)
+    folder, phase = run_place(run, run_dir, "train_boxes")
+    config, store = resolve(config), store or FeatureStore()
+    with phase("features"): train, val, passport = make_samples(config, store)
     teacher = train.teacher
-    if run: run.note(data=data_facts(train, val), teacher=teacher.record(), cache=store.stats.record(), passport=passport, resolved=config, random_teacher=teacher.random)
-    gate = check_teacher(config, teacher)
+    if run: run.note(data=data_facts(config.images_dir, train, val), teacher=teacher.record(), cache=store.stats.record(), passport=passport, resolved=config, random_teacher=teacher.random)
+    gate = check_teacher(teacher, lambda file: teacher.encode(read_image(file)[None]), teacher.preprocessing["size"], teacher.preprocessing["resize"])
     if run: run.note(teacher_gate=gate)
     task = BoxTask(config, teacher)
     audit = GradientAudit(lambda m: m.parameters(), ("iou_term", "l1_term"), "iou_term", config.audit_every, config.audit_stop)
-    with _phase(run, "training"): done = fit(task, train, val, config, run_dir, resume=resume, audit=audit)
-    with _phase(run, "evaluation"): metrics = evaluate(task, val, config)
+    with phase("training"): done = fit(task, train, val, config, folder, resume=resume, audit=audit)
+    with phase("evaluation"): metrics = evaluate(task, val, config)
     return BoxResult(config, audit, task, train, val, teacher, store, passport, done, metrics, task.per_box)
-
-def _phase(run: Run | None, name: str):
-    "The run's timer, or none."
-    return run.phase(name) if run else nullcontext()
 
 # %% ../../nbs/boxes/03_train.ipynb #9648b2d2
 CONTROLS = {"noise": {"features": "noise"}, "attention": {"head": "attention"}, "attention_position": {"head": "attention_position"}}

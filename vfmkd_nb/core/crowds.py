@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from .config import BadInput, digest, nearest
-from .scenes import CATEGORIES, Scene, SceneObject, _DRAW, _SIDES, _SS, _assemble, _board, _made_once, _photograph, _rotate, write_scenes
+from .scenes import CATEGORIES, Scene, SceneObject, _DRAW, _SIDES, _SS, _assemble, _board, made_once, _photograph, _rotate, write_scenes
 
 # %% ../../nbs/core/03a_crowds.ipynb #b9aff274
 LAYOUTS = ("skewed", "mirrored", "uniform")
@@ -93,4 +93,4 @@ def embedded_crowds(
             for split in splits: (folder/of/split).rename(folder/split)
             (folder/of).rmdir()
         return folder
-    return _made_once(f"crowds-{layout}-{size[0]}x{size[1]}-{train}+{val}-{key}", write)
+    return made_once(f"crowds-{layout}-{size[0]}x{size[1]}-{train}+{val}-{key}", write)

@@ -7,7 +7,7 @@ __all__ = ['PANOPTIC_VERSION', 'PANOPTIC_CATEGORIES', 'DIFFICULTIES', 'PanopticS
            'write_panoptic_scenes', 'embedded_panoptic']
 
 # %% ../../nbs/core/03b_panoptic_scenes.ipynb #e94f4c67
-import io, json, os, shutil, tempfile
+import io, json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from .config import BadInput, atomic_write, data_dir, digest
-from .scenes import _folder_digests
+from .config import BadInput, digest
+from .scenes import first_seeds, made_once
 
 # %% ../../nbs/core/03b_panoptic_scenes.ipynb #3f86e263
 PANOPTIC_VERSION = 1  # of the generator: raise it when the same seed gives other pixels
@@ -122,27 +122,11 @@ def _write_split(root: Path, split: str, count: int, size: tuple[int, int], firs
 def write_panoptic_scenes(root: str | Path, splits: Mapping[str, int], size: int | tuple[int, int] = 128, difficulty: str = "easy", seed: int = 0) -> Path:
     "Write splits in COCO panoptic format. Raises `BadInput` for a folder that is not empty, or a split without scenes."
     root, size = Path(root), (size, size) if isinstance(size, int) else tuple(size)
-    if root.is_dir() and any(root.iterdir()): raise BadInput(f"folder {root} is not empty; expected a new or empty folder for the scenes.")
-    for name, count in splits.items():
-        if not 0 < count < 1_000_000: raise BadInput(f"split {name!r} has {count} scenes; expected 1 to 999 999.")
-    for k, (name, count) in enumerate(splits.items()): _write_split(root, name, count, size, (10 * seed + k) * 1_000_000, difficulty)
+    for name, (count, first_seed) in first_seeds(root, splits, seed).items(): _write_split(root, name, count, size, first_seed, difficulty)
     return root
 
 def embedded_panoptic(size: int | tuple[int, int] = 128, train: int = 160, val: int = 32, difficulty: str = "easy", seed: int = 0) -> Path:
     "The embedded panoptic set, made on first use under `data_dir()/scenes`. Raises `BadInput` if a file there has changed."
     size = (size, size) if isinstance(size, int) else tuple(size)
     key = digest({"version": PANOPTIC_VERSION, "size": list(size), "train": train, "val": val, "seed": seed, "difficulty": difficulty})[:12]
-    folder = data_dir()/"scenes"/f"panoptic-{difficulty}-{size[0]}x{size[1]}-{train}+{val}-{key}"
-    if not folder.is_dir():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        tmp = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-        try:
-            write_panoptic_scenes(tmp, {"train": train, "val": val}, size, difficulty, seed)
-            atomic_write(tmp/"digests.json", json.dumps(_folder_digests(tmp)))
-            os.chmod(tmp, 0o755)
-            os.rename(tmp, folder)
-        except OSError:
-            shutil.rmtree(tmp, ignore_errors=True)
-            if not folder.is_dir(): raise  # else another process was first, with the same bytes
-    if json.loads((folder/"digests.json").read_text()) != _folder_digests(folder): raise BadInput(f"the embedded scenes in {folder} have changed since they were made; remove the folder, and they are made again.")
-    return folder
+    return made_once(f"panoptic-{difficulty}-{size[0]}x{size[1]}-{train}+{val}-{key}", lambda folder: write_panoptic_scenes(folder, {"train": train, "val": val}, size, difficulty, seed))

@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['code_state', 'notebook_digest', 'input_paths', 'content_digest', 'run_id', 'environment', 'peak_memory',
            'process_stamp', 'process_alive', 'record_state', 'plain', 'now', 'Run', 'new_record', 'start_run',
-           'RunInfo', 'load_run', 'all_runs', 'find_run', 'ablation_counts', 'write_index']
+           'run_place', 'RunInfo', 'load_run', 'all_runs', 'find_run', 'ablation_counts', 'write_index']
 
 # %% ../../nbs/core/15_runs.ipynb #d31687dc
 import importlib.metadata, json, math, os, platform, re, resource, shlex, shutil, socket, subprocess, sys, time, traceback
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from glob import escape as glob_escape
@@ -276,6 +276,15 @@ def start_run(
     try: run.save()
     except OSError as e: raise BadInput(f"the run's folder {run.dir} cannot be written: {e.strerror or e}.") from None
     return run
+
+def run_place(
+    run: Run | None,
+    run_dir: str | Path | None,
+    caller: str,                # the function's name, for the sentence
+) -> tuple[Path, Callable[[str], AbstractContextManager]]: # the folder, and the timer of phases
+    "Where a training call writes: a run's folder with the run's timer, or a plain folder without one. Raises `BadInput` unless exactly one of them is given."
+    if (run is None) == (run_dir is None): raise BadInput(f"{caller} needs either a run or a folder, run_dir.")
+    return (run.dir, run.phase) if run else (Path(run_dir), lambda name: nullcontext())
 
 # %% ../../nbs/core/15_runs.ipynb #b4d4f855
 @dataclass(frozen=True)

@@ -6,13 +6,13 @@
 __all__ = ['DEAD', 'DOMINATING', 'GATE_SIZE', 'GATE_SEEDS', 'GATE_SCORE', 'flag_term', 'gradient_audit', 'AuditError',
            'GradientAudit', 'same_weights', 'identity_line', 'gate_images', 'observe', 'input_problem',
            'weight_problem', 'map_scores', 'GateError', 'plain_way', 'reference_path', 'record_reference',
-           'load_reference', 'teacher_gate']
+           'load_reference', 'teacher_gate', 'check_teacher']
 
 # %% ../../nbs/core/14_trust.ipynb #810479a5
 import hashlib, json, re, tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -261,3 +261,14 @@ def teacher_gate(
     if low and not said: said = f"wrong features: map {min(low, key=low.get)} has cosine {min(low.values()):.4f} to the reference although weights and inputs agree: the maps are read out in another way."
     if said: raise GateError(f"teacher gate: {teacher.id} does not match its reference: {said}")
     return scores
+
+def check_teacher(
+    teacher,                                          # a `core.teachers.Teacher`
+    encode_file: Callable[[Path], dict[str, Tensor]], # the run's own way from an image file to the teacher's maps
+    size: int | None,                                 # that its images have; None: no fixed one
+    resize: str = "stretch",
+) -> dict[str, Any]: # status, and the cosine of each map to the reference where there is one
+    "Let a run's teacher pass its recorded reference; without a reference, say so. Raises `GateError`."
+    path = reference_path(teacher, size, resize) if size else None
+    if path is None or not path.is_file(): return {"status": f"no reference recorded for {teacher.id} at {size} px; `vfmkd teacher check` records one"}
+    return {"status": "passed", **teacher_gate(teacher, encode_file, path)}

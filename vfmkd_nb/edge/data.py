@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['EdgeConfig', 'read_data', 'load_any_teacher', 'boundary_maps', 'record_masks', 'edges_of', 'EdgeSamples',
-           'make_samples', 'data_facts']
+           'make_samples']
 
 # %% ../../nbs/edge/03_data.ipynb #47fc1c6e
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
 from ..core.coco import CocoData, ImageRecord, object_mask, read_images, read_split, refuse_leakage
-from ..core.config import BadInput
+from ..core.config import BadInput, one_of
 from ..core.data import collate
 from ..core.features import FeatureStore, teacher_features
 from ..core.geometry import Boxes, Frame, Stretch
@@ -85,9 +85,7 @@ class EdgeConfig(TrainConfig):
     @field_validator("mask", "fgd_preset")
     @classmethod
     def _known(cls, name, info):
-        known = MASKS if info.field_name == "mask" else tuple(FGD_PRESETS)
-        if name not in known: raise ValueError(f"{name!r} is unknown; expected one of {', '.join(known)}")
-        return name
+        return one_of(name, MASKS if info.field_name == "mask" else FGD_PRESETS)
 
     @model_validator(mode="after")
     def _teacher_needed(self):
@@ -249,8 +247,3 @@ def make_samples(
         if not data.images: raise BadInput(f"features_dir {config.features_dir} holds features of none of the images in split {name!r}; expected <stem>_features.npz.")
     return (EdgeSamples(train, config, teacher, store, root, "train", flip=True).prepare(),
             EdgeSamples(val, config, teacher, store, root, config.val_split).prepare(), teacher)
-
-def data_facts(train: EdgeSamples, val: EdgeSamples) -> dict[str, Any]:
-    "What a run's record says of its data: folder, digests, counts, and problems by reason."
-    split = lambda s: {"split": s.split, "used": len(s), "sha256": s.data.sha256, **s.data.summary(), "problems": s.data.problems.counts}
-    return {"folder": str(train.config.images_dir), "train": split(train), "val": split(val)}

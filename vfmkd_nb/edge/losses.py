@@ -141,9 +141,15 @@ def _require_weight_map(name: str) -> str:
     if name not in WEIGHT_MAPS: raise BadInput(f"unknown foreground {name!r}; did you mean {nearest(name, WEIGHT_MAPS) or 'box'!r}?")
     return name
 
-def _same_images(student: Tensor, boxes_xyxy: Sequence[Tensor]) -> None:
-    "Raise `BadInput` unless there is one list of boxes per image."
+def _aligned(
+    loss: nn.Module,  # with `align` and `foreground`
+    student: Tensor, teacher: Tensor, boxes_xyxy: Sequence[Tensor], img_hw: tuple[int, int],
+) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]: # student in the teacher's channels, teacher without gradient, foreground and background weights (B, h, w)
+    "What a loss weighed by boxes compares. Raises `BadInput` for maps of different shapes, or unless there is one list of boxes per image."
+    student = student if loss.align is None else loss.align(student)
+    _same_maps(student, teacher)
     if len(boxes_xyxy) != len(student): raise BadInput(f"{len(boxes_xyxy)} lists of boxes for {len(student)} images; expected one per image.")
+    return student, teacher.detach(), WEIGHT_MAPS[loss.foreground](boxes_xyxy, img_hw, student.shape[-2:], student.device, student.dtype)
 
 class FGDLoss(nn.Module):
     "Focal and global knowledge distillation. Source: Yang et al., CVPR 2022; parameters named as published. Its parameters must be in the optimiser."
@@ -170,10 +176,7 @@ class FGDLoss(nn.Module):
         img_hw: tuple[int, int],
         edges: Tensor | None = None,    # (B, h, w) for the edge boost
     ) -> dict[str, Tensor]:             # total (weighted); fg, bg, attention, relation, (edge): unweighted scalars
-        student = student if self.align is None else self.align(student)
-        _same_maps(student, teacher)
-        _same_images(student, boxes_xyxy)
-        return self.weighted(student, teacher.detach(), WEIGHT_MAPS[self.foreground](boxes_xyxy, img_hw, student.shape[-2:], student.device, student.dtype), edges)
+        return self.weighted(*_aligned(self, student, teacher, boxes_xyxy, img_hw), edges)
 
     def weighted(self, student: Tensor, teacher: Tensor, masks: tuple[Tensor, Tensor], edges: Tensor | None = None) -> dict[str, Tensor]:
         "The loss for given foreground and background weights (B, h, w), on aligned features."
@@ -231,10 +234,7 @@ class FSDLikeLoss(nn.Module):
         boxes_xyxy: Sequence[Tensor],   # per image (N, 4) in image pixels
         img_hw: tuple[int, int],
     ) -> dict[str, Tensor]:             # total (weighted); fg, bg: unweighted scalars
-        student = student if self.align is None else self.align(student)
-        _same_maps(student, teacher)
-        _same_images(student, boxes_xyxy)
-        fg, bg = WEIGHT_MAPS[self.foreground](boxes_xyxy, img_hw, student.shape[-2:], student.device, student.dtype)
-        where = location_divergence(student, teacher.detach(), self.temp, self.proper)                    # (B, h, w)
+        student, teacher, (fg, bg) = _aligned(self, student, teacher, boxes_xyxy, img_hw)
+        where = location_divergence(student, teacher, self.temp, self.proper)                    # (B, h, w)
         out = {"fg": (fg * where).sum(), "bg": (bg * where).sum()}
         return {"total": self.fg_weight * out["fg"] + self.bg_weight * out["bg"], **out}

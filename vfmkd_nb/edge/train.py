@@ -5,13 +5,12 @@
 # %% auto #0
 __all__ = ['EdgeMaskSchedule', 'coverage_guidance', 'suggested_kernel', 'suggested_start', 'edge_scores', 'feature_loss',
            'EdgeModel', 'EdgeTask', 'as_picture', 'mask_picture', 'prediction_picture', 'predict', 'run_benchmark',
-           'gradient_edges', 'best_threshold', 'baselines', 'constant_features', 'EdgeResult', 'check_teacher',
-           'train_edge', 'kd_off_pair']
+           'gradient_edges', 'best_threshold', 'baselines', 'constant_features', 'EdgeResult', 'train_edge',
+           'kd_off_pair']
 
 # %% ../../nbs/edge/04_train.ipynb #9f5f2221
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,18 +23,18 @@ from skimage.filters import gaussian, sobel
 from skimage.morphology import thin
 from torch import Tensor, nn
 
-from ..core.coco import ImageRecord
+from ..core.coco import ImageRecord, data_facts
 from ..core.config import BadInput
 from ..core.features import FeatureStore
 from ..core.geometry import Frame, Stretch
 from ..core.losses import dice_loss, masked_bce
 from ..core.metrics import BoundaryBenchmark, boundary_f, feature_agreement, off_band_rate, precision_at
 from ..core.plots import COLOURS, edge_overlay, enlarge, overlay_mask, tile, to_uint8
-from ..core.runs import Run
+from ..core.runs import Run, run_place
 from ..core.teachers import Teacher, seeded
 from ..core.train import FitResult, eval_mode, evaluate, fit
-from ..core.trust import plain_way, reference_path, teacher_gate
-from .data import EdgeConfig, EdgeSamples, boundary_maps, data_facts, edges_of, make_samples, record_masks
+from ..core.trust import check_teacher, plain_way
+from .data import EdgeConfig, EdgeSamples, boundary_maps, edges_of, make_samples, record_masks
 from .losses import EdgeLoss, FGDLoss, FGD_PRESETS, FSDLikeLoss, dilate, feature_cosine, feature_mse
 from .student import Student, student_for
 from .targets import NpzTeacher
@@ -290,16 +289,6 @@ class EdgeResult:
         return pd.DataFrame({"epoch": epochs["epoch"], "mask": ["on" if self.task.schedule.masked(e) else "off" for e in epochs["epoch"]],
                              "coverage": epochs["train_coverage"], "guidance": [coverage_guidance(c) for c in epochs["train_coverage"]]})
 
-def check_teacher(
-    config: EdgeConfig,
-    teacher: Teacher | NpzTeacher | None,
-) -> dict[str, Any]: # status, and the cosine of each map to the reference where there is one
-    "Let the teacher pass its recorded reference through this run's own reading and resizing; without a reference, say so. Raises `GateError`."
-    if not isinstance(teacher, Teacher): return {"status": "no model to check"}
-    path = reference_path(teacher, config.image_size)
-    if not path.is_file(): return {"status": f"no reference recorded for {teacher.id} at {config.image_size} px; `vfmkd teacher check` records one"}
-    return {"status": "passed", **teacher_gate(teacher, plain_way(teacher, config.image_size), path)}
-
 def train_edge(
     config: EdgeConfig,
     run: Run | None = None,             # of `start_run`: takes phases and facts, and its folder is the run's
@@ -309,23 +298,20 @@ def train_edge(
     audit: Callable | None = None,      # sees (step, losses with their graph, model), as in `core.train.fit`
 ) -> EdgeResult:
     "Train and measure a student. Raises `BadInput` in one sentence, also when the teacher does not match its recorded reference."
-    if (run is None) == (run_dir is None): raise BadInput("train_edge needs either a run or a folder, run_dir.")
-    store, run_dir = store or FeatureStore(), run.dir if run else Path(run_dir)
-    with _phase(run, "features"): train, val, teacher = make_samples(config, store)
-    if run: run.note(data=data_facts(train, val), teacher=teacher.record() if teacher else {"id": "none"}, cache=store.stats.record(), evaluation=_evaluation(config))
-    gate = check_teacher(config, teacher)
+    folder, phase = run_place(run, run_dir, "train_edge")
+    store = store or FeatureStore()
+    with phase("features"): train, val, teacher = make_samples(config, store)
+    if run: run.note(data=data_facts(config.images_dir, train, val), teacher=teacher.record() if teacher else {"id": "none"}, cache=store.stats.record(), evaluation=_evaluation(config))
+    size = config.image_size
+    gate = check_teacher(teacher, plain_way(teacher, size), size) if isinstance(teacher, Teacher) else {"status": "no model to check"}
     if run: run.note(teacher_gate=gate)
     task = EdgeTask(config, teacher)
-    with _phase(run, "training"): done = fit(task, train, val, config, run_dir, resume=resume, audit=audit)
-    with _phase(run, "evaluation"):
+    with phase("training"): done = fit(task, train, val, config, folder, resume=resume, audit=audit)
+    with phase("evaluation"):
         metrics = evaluate(task, val, config)
         bench = None if config.benchmark == "off" else run_benchmark(predict(task, val), val)
     if bench: metrics |= {k: bench[k] for k in ("ods", "ods_threshold", "ois", "ap")}
     return EdgeResult(task, train, val, teacher, store, done, metrics, task.per_image, bench)
-
-def _phase(run: Run | None, name: str):
-    "The run's timer, or none."
-    return run.phase(name) if run else nullcontext()
 
 def _evaluation(config: EdgeConfig) -> dict[str, Any]:
     "Under what terms numbers were obtained: only runs with the same ones can be compared."

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'EsamConfig', 'read_document', 'load_config', 'notebook_config', 'why_not', 'select_objects',
-           'soft_targets', 'EsamSamples', 'read_data', 'data_facts']
+           'soft_targets', 'EsamSamples', 'read_data']
 
 # %% ../../nbs/esam/04_data.ipynb #3bb16673
 from collections.abc import Mapping, Sequence
@@ -294,8 +294,3 @@ def read_data(config: EsamConfig) -> tuple[CocoData, CocoData]:
     for data, n in ((train, config.train_images), (val, config.val_images)):
         if n: data.images = data.images[:n]
     return train, val
-
-def data_facts(train: EsamSamples, val: EsamSamples) -> dict[str, Any]:
-    "What a run's record says of its data: folder, digests, counts, and problems by reason."
-    said = lambda s: {"used": len(s), "sha256": s.data.sha256, **s.data.summary(), "problems": s.data.problems.counts}
-    return {"folder": train.config.images_dir, "train": said(train), "val": said(val)}

@@ -19,15 +19,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..core.coco import data_facts
 from ..core.config import BadInput
 from ..core.features import FeatureStore
 from ..core.geometry import Stretch
 from ..core.images import read_image
 from ..core.plots import COLOURS, draw_boxes, overlay_mask, tile
-from ..core.runs import Run
+from ..core.runs import Run, run_place
 from ..core.teachers import seeded
 from ..core.train import FitResult, evaluate, fit
-from .data import EsamConfig, EsamSamples, data_facts, read_data
+from .data import EsamConfig, EsamSamples, read_data
 from .distill import Distiller, decoder_taps, ramp
 from .lora import add_lora
 from .losses import AdaptiveWeights, segmentation_loss, true_iou
@@ -200,15 +201,14 @@ def train_esam(
     audit: Callable | None = None,     # as in `core.train.fit`
 ) -> EsamResult:
     "Fine-tune, distil if there is a teacher, and measure before and after. Raises `BadInput` in one sentence."
-    if (run is None) == (run_dir is None): raise BadInput("train_esam needs either a run or a folder, run_dir.")
-    store, run_dir = store or FeatureStore(), run.dir if run else Path(run_dir)
-    phase = lambda name: run.phase(name) if run else nullcontext()
+    folder, phase = run_place(run, run_dir, "train_esam")
+    store = store or FeatureStore()
     with phase("features"): train, val, teacher = make_samples(config, store)
     config = warmed(config, len(train))
     task = EsamTask(config, teacher)
-    if run: run.note(data=data_facts(train, val), teacher=_teacher_record(teacher), cache=store.stats.record(), evaluation=evaluation_terms(config))
+    if run: run.note(data=data_facts(config.images_dir, train, val), teacher=_teacher_record(teacher), cache=store.stats.record(), evaluation=evaluation_terms(config))
     with phase("zero-shot"): before, rows = evaluate(task, val, config), task.per_object
-    with phase("training"): done = fit(task, train, val, config, run_dir, resume=resume, audit=audit)
+    with phase("training"): done = fit(task, train, val, config, folder, resume=resume, audit=audit)
     with phase("evaluation"): metrics = evaluate(task, val, config)
     return EsamResult(task, train, val, store, done, metrics, before, task.per_object, rows)
 

@@ -20,16 +20,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..core.coco import data_facts
 from ..core.config import BadInput
 from ..core.data import make_loader
 from ..core.features import FeatureStore
 from ..core.geometry import Frame
 from ..core.plots import overlay_mask, tile, to_uint8
-from ..core.runs import Run
+from ..core.runs import Run, run_place
 from ..core.teachers import Teacher, seeded
 from ..core.train import FitResult, eval_mode, evaluate, fit, to_device
 from .coco import segment_colours
-from .data import PanopticConfig, PanopticSamples, data_facts, make_samples
+from .data import PanopticConfig, PanopticSamples, make_samples
 from .distill import FeatureDistiller, LabelTeacher, SamMasks, heat_distill_loss, load_network, mask_distill_loss, require_categories, save_network
 from .losses import Targets, centre_focal_loss, mask_losses, weighted_total
 from .merge import panoptic_segments, propose
@@ -201,10 +202,9 @@ def train_panoptic(
     audit: Callable | None = None,
 ) -> PanopticResult:
     "Train and measure a network, and keep its bare weights as network.safetensors. Raises `BadInput` in one sentence."
-    if (run is None) == (run_dir is None): raise BadInput("train_panoptic needs either a run or a folder, run_dir.")
-    folder, phase = run.dir if run else Path(run_dir), (run.phase if run else lambda name: nullcontext())
+    folder, phase = run_place(run, run_dir, "train_panoptic")
     with phase("data"): train, val, teacher = make_samples(config, store)
-    if run: run.note(data=data_facts(train, val), teacher=teacher.record() if teacher else {"id": "none"}, evaluation=evaluation_terms(config))
+    if run: run.note(data=data_facts(config.data, train, val), teacher=teacher.record() if teacher else {"id": "none"}, evaluation=evaluation_terms(config))
     task = PanopticTask(config, train.data.categories, teacher)
     with phase("training"): done = fit(task, train, val, config, folder, resume=resume, audit=audit)
     with phase("evaluation"): metrics = evaluate(task, val, config)
