@@ -1,27 +1,38 @@
-"""Every chapter's widget in JupyterLab in Chromium: it appears, a control changes the picture, errors are absent, and nothing asks an outside host."""
+"""Every chapter's widget in JupyterLab in Chromium: it appears, a control makes the right change, errors are absent, and nothing asks an outside host."""
 import pytest
-from lab import CHROMIUM, opened
+from lab import CHROMIUM, ask, opened, pixel, settled
 
-WIDGETS = {
-    "edge": """
+EDGE = """
 import torch
 from vfmkd_nb.edge.widget import MaskExplorer
-image = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0)); target = torch.zeros(16, 16); target[4:12, 4] = target[4, 4:12] = 1
-explorer = MaskExplorer([image], [target], [torch.randn(16, 16, generator=torch.Generator().manual_seed(1))], ["noise"])
-explorer.panel""",
-}
+from vfmkd_nb.edge.losses import mask_weights
+image = torch.full((3, 64, 64), .5); target = torch.zeros(16, 16); target[4:12, 4] = target[4, 4:12] = 1
+e = MaskExplorer([image], [target], [torch.randn(16, 16, generator=torch.Generator().manual_seed(1))], ["noise"])
+e"""
 
 
 @pytest.mark.skipif(not CHROMIUM.exists(), reason="no /usr/bin/chromium")
-@pytest.mark.parametrize("chapter", WIDGETS)
-def test_widget_in_jupyterlab(chapter, tmp_path):
-    with opened(tmp_path, [WIDGETS[chapter]]) as (page, outside):
-        page.wait_for_selector(".jp-OutputArea .widget-image, .jp-OutputArea canvas", timeout=30_000)
-        assert page.locator(".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.stderr']").count() == 0
-        picture = "() => [...document.querySelectorAll('.jp-OutputArea .widget-image')].map(i => i.src).join()"
-        page.screenshot(path=tmp_path / "widget.png")
-        before = page.evaluate(picture)
-        page.locator(".jp-OutputArea .noUi-handle").first.focus()
+def test_edge_widget(tmp_path):
+    """The weight on the screen is the loss's own, before and after the kernel is changed by keyboard."""
+    with opened(tmp_path, [EDGE]) as (page, outside):
+        settled(page)
+        tinted = lambda i, j: pixel(page, 4, (j + .5) / 16, (i + .5) / 16)[2] > 170  # the band's blue over grey 128
+
+        def agrees(kernel: int) -> None:
+            weights = ask(page, f"print(''.join(str(int(v)) for v in mask_weights(target[None], {kernel}, 'band')[0].flatten().tolist()))")
+            shown = "".join(str(int(tinted(i, j))) for i in range(16) for j in range(16))
+            assert shown == weights and 0 < weights.count("1") < 256
+
+        agrees(3)
+        page.locator(".noUi-handle").first.focus()
         page.keyboard.press("ArrowRight")  # the keyboard alone must do
-        page.wait_for_function(f"before => ({picture})() !== before", arg=before, timeout=30_000)
+        settled(page)
+        assert ask(page, "print(e.view.kernel_size)") == "5"
+        agrees(5)
+        assert "coverage" in page.locator(".jp-OutputArea .widget-html").first.inner_text()
+        ask(page, "e.controls['epoch'].value = 2")
+        settled(page)
+        assert "mask off" in page.locator(".jp-OutputArea .widget-html").first.inner_text() and all(tinted(i, j) for i, j in ((0, 0), (15, 15)))
+        page.screenshot(path=tmp_path / "widget.png")
+        assert page.locator(".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.stderr']").count() == 0
         assert not outside, f"asked for {outside[:3]}"

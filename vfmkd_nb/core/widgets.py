@@ -63,7 +63,7 @@ def difference(
     name: str,
     a: np.ndarray, b: np.ndarray, # (h, w) values of the same quantity, such as teacher and student
 ) -> Layer:
-    "The layer `a − b`: red where a is larger, blue where b is. Raises `BadInput` for maps of different shapes."
+    "The layer of a minus b: red where a is larger, blue where b is. Raises `BadInput` for maps of different shapes."
     if np.shape(a) != np.shape(b): raise BadInput(f"maps of shapes {np.shape(a)} and {np.shape(b)} cannot be subtracted.")
     d = np.asarray(a, float) - np.asarray(b, float)
     top = float(np.nanmax(np.abs(d), initial=0)) or 1.0
@@ -491,7 +491,9 @@ class Explorer:
 
     def _repr_mimebundle_(self, **kwargs) -> dict[str, Any]:
         "The live widget, and for pages without a kernel the picture that it shows."
-        return {**(self.panel._repr_mimebundle_(**kwargs) or {}), "image/jpeg": jpeg_bytes(self.canvas.picture(), 80), "text/plain": f"{type(self).__name__}: {self.text}"}
+        across, (h, w) = self.canvas.columns or len(self.canvas.panels) or 1, self.canvas.frame
+        height = int(min(220, 680 / across * h / w))                                     # a page's width, and some tens of kilobytes
+        return {**(self.panel._repr_mimebundle_(**kwargs) or {}), "image/jpeg": jpeg_bytes(self.canvas.picture(height), 78), "text/plain": f"{type(self).__name__}: {self.text}"}
 
 _SESSION = ("boxes", "selected", "point", "zoom", "opacity")
 
