@@ -106,13 +106,13 @@ def test_refine_command(data, capsys):
     save_refiner(result.task, result.teacher, data / "run" / REFINER_FILE)
     from vfmkd_nb.boxes.predict import coarse_file
     coarse = coarse_file(result.val.data, data / "coarse.json")
-    assert main(["refine", str(data / "run"), str(coarse), str(result.val.data.root), "--out", str(data / "out.json")]) == 0
+    assert main(["predict", "boxes", "--checkpoint", str(data / "run"), "--boxes", str(coarse), "--images", str(result.val.data.root), "--out", str(data / "out.json")]) == 0
     assert capsys.readouterr().out.strip().endswith("out.json")  # the file, and no complaint about the boxes
     read = {name: read_coco(data / f"{name}.json", result.val.data.root) for name in ("coarse", "out")}
     true = torch.tensor([o.bbox_xyxy for o in result.val.data.objects])
     before, after = (float(paired_iou(torch.tensor([o.bbox_xyxy for o in d.objects]), true).mean()) for d in read.values())
     assert after > before
-    assert main(["refine", str(data / "nothing"), str(coarse), str(result.val.data.root), "--out", str(data / "x.json")]) == 2
+    assert main(["predict", "boxes", "--checkpoint", str(data / "nothing"), "--boxes", str(coarse), "--images", str(result.val.data.root), "--out", str(data / "x.json")]) == 2
 
 
 def test_a_refiner_knows_its_teacher(data):
