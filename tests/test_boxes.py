@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from vfmkd_nb.boxes.data import BoxConfig
+from vfmkd_nb.boxes.data import BoxConfig, resolve
 from vfmkd_nb.boxes.losses import box_refine_loss
 from vfmkd_nb.boxes.model import BoxRefiner
 from vfmkd_nb.boxes.predict import REFINER_FILE, load_predictor, save_refiner
 from vfmkd_nb.boxes.train import BoxTask, over_bounds, paired_iou, train_boxes
 from vfmkd_nb.core.cli import main
 from vfmkd_nb.core.coco import read_coco
-from vfmkd_nb.core.config import BadInput
+from vfmkd_nb.core.config import BadInput, parse_flags
 from vfmkd_nb.core.features import FeatureStore
-from vfmkd_nb.core.reports import report_parameters
+from vfmkd_nb.core.reports import parameter_model, plan_run, report_parameters
 from vfmkd_nb.core.teachers import load_teacher
 
 SMALL = dict(image_size=64, train_images=4, val_images=3, epochs=1, batch_size=2, warmup_steps=0, passport_samples=1)
@@ -41,9 +41,28 @@ def test_options_of_the_report_are_those_of_the_configuration():
         assert cell[name].default in (fields[name].default, repr(fields[name].default)) or str(cell[name].default).strip("'\"") == str(fields[name].default), name
 
 
-def test_the_configuration_file_is_one():
-    config = BoxConfig.load(Path(__file__).parents[1] / "configs" / "box_refinement_config.yaml")
-    assert (config.l1_weight, config.iou_weight, config.lr, config.fast) == (1, 2, 3e-3, False)
+CONFIG = Path(__file__).parents[1] / "configs" / "box_refinement_config.yaml"
+
+
+def test_the_configuration_file_is_the_default():
+    """The file groups options under headings and uses the document's names; it says what the defaults are."""
+    assert BoxConfig.load(CONFIG) == BoxConfig()
+
+
+def test_a_file_in_the_documents_layout(tmp_path):
+    """Headings and the document's names reach the report; `--fast` doubles the rate; a wrong name names its place and the nearest one."""
+    (file := tmp_path / "doc.yaml").write_text("loss:\n  l1_weight: 0.5\n  iou_weight: 3.0\ntraining:\n  learning_rate: 1e-3\n  num_epochs: 2\n  mixed_precision: true\n  grad_clip_norm: 2.0\n")
+    given = parse_flags(parameter_model("boxes"), ["--config", str(file), "--fast"])
+    assert given == {"l1_weight": .5, "iou_weight": 3.0, "lr": 1e-3, "epochs": 2, "precision": "bf16-mixed", "clip_norm": 2.0, "fast": True}
+    assert plan_run("boxes", given, tmp_path / "run").config.lr == 1e-3
+    resolved = resolve(BoxConfig.parse(given))
+    assert (resolved.lr, resolved.train_share, resolved.fast) == (2e-3, .1, False)
+    file.write_text("training:\n  lerning_rate: 1e-3\n")
+    with pytest.raises(BadInput, match=r"unknown option 'training.lerning_rate'; did you mean 'training.learning_rate'\?"):
+        parse_flags(parameter_model("boxes"), ["--config", str(file)])
+    with pytest.raises(BadInput, match=r"doc.yaml: unknown option 'training.lerning_rate'"):
+        BoxConfig.load(file)
+
 
 
 @pytest.mark.parametrize("options, said", [
@@ -106,13 +125,13 @@ def test_refine_command(data, capsys):
     save_refiner(result.task, result.teacher, data / "run" / REFINER_FILE)
     from vfmkd_nb.boxes.predict import coarse_file
     coarse = coarse_file(result.val.data, data / "coarse.json")
-    assert main(["refine", str(data / "run"), str(coarse), str(result.val.data.root), "--out", str(data / "out.json")]) == 0
+    assert main(["predict", "boxes", "--checkpoint", str(data / "run"), "--boxes", str(coarse), "--images", str(result.val.data.root), "--out", str(data / "out.json")]) == 0
     assert capsys.readouterr().out.strip().endswith("out.json")  # the file, and no complaint about the boxes
     read = {name: read_coco(data / f"{name}.json", result.val.data.root) for name in ("coarse", "out")}
     true = torch.tensor([o.bbox_xyxy for o in result.val.data.objects])
     before, after = (float(paired_iou(torch.tensor([o.bbox_xyxy for o in d.objects]), true).mean()) for d in read.values())
     assert after > before
-    assert main(["refine", str(data / "nothing"), str(coarse), str(result.val.data.root), "--out", str(data / "x.json")]) == 2
+    assert main(["predict", "boxes", "--checkpoint", str(data / "nothing"), "--boxes", str(coarse), "--images", str(result.val.data.root), "--out", str(data / "x.json")]) == 2
 
 
 def test_a_refiner_knows_its_teacher(data):

@@ -10,6 +10,7 @@ import pytest
 import torch
 from entries import FORK, maps, start
 
+from vfmkd_nb.core.cli import main
 from vfmkd_nb.core.config import digest
 from vfmkd_nb.core.features import FeatureStore
 from vfmkd_nb.core.shards import Job, ShardSet, work
@@ -125,3 +126,35 @@ def test_keys_are_the_stores(tmp_path):
     store = FeatureStore(tmp_path)
     store.put(record(1), maps(1))
     assert store.path(record(1)).stem == digest(record(1))
+
+
+def test_features_commands(tmp_path, capsys):
+    """`vfmkd features` extract, stats, verify, gc, export and import, as typed: what they say, their exit status, and what they leave."""
+    def vfmkd(*argv) -> tuple[int, str]:
+        status = main([str(a) for a in argv])
+        said = capsys.readouterr()
+        return status, said.out + said.err
+
+    assert vfmkd("scenes", tmp_path / "boards", "--train", 3, "--val", 1, "--size", 64)[0] == 0
+    images, root, set_url = tmp_path / "boards/train/images", tmp_path / "store", (tmp_path / "set").as_uri()
+    extract = ["features", "extract", images, "--teacher", "random:0", "--layers", "P5_S32", "--root", root]
+    assert vfmkd(*extract) == (0, "computed 3, present 0, unreadable 0\n")
+    assert vfmkd(*extract) == (0, "computed 0, present 3, unreadable 0\n")
+    assert vfmkd(*extract, "--dtype", "int8") == (0, "computed 3, present 0, unreadable 0\n")
+    status, said = vfmkd("features", "stats", "--root", root)
+    assert status == 0 and said.split()[-3:-1] == ["random-0", "6"]
+    assert vfmkd("features", "export", set_url, "--root", root) == (0, f"{set_url}/manifest.json\n")
+    assert vfmkd("features", "verify", set_url)[1].endswith("all sound\n") and vfmkd("features", "stats", tmp_path / "set")[1].startswith("1 shards, 6 entries")
+    assert vfmkd("features", "import", set_url, "--root", tmp_path / "other") == (0, "imported 6, present 0\n")
+    entry = next(root.rglob("*.safetensors"))
+    entry.write_bytes(entry.read_bytes()[:-1] + b"!")
+    status, said = vfmkd("features", "verify", "--root", root)
+    assert status == 1 and entry.stem in said and "checksum" in said
+    assert vfmkd("features", "verify", "--root", root) == (0, "all entries are sound\n")
+    assert vfmkd("features", "gc", "--root", root)[1].startswith("temporary 0, quarantined 1, bytes ")
+    assert sorted(vfmkd(*extract, *d)[1] for d in ([], ["--dtype", "int8"]))[1] == "computed 1, present 2, unreadable 0\n"  # the lost one alone
+    picture = next(images.iterdir())
+    picture.write_bytes(picture.read_bytes()[:200])
+    status, said = vfmkd(*extract)
+    assert status == 1 and "image cannot be read" in said and picture.name in said
+    assert vfmkd("features", "export", "http://127.0.0.1:9/set", "--root", root)[0] == 2

@@ -49,11 +49,12 @@ class BoxConfig(TrainConfig):
     extract: Literal["missing", "never"] = "missing"  # never: features that are not cached are an error
     passport_samples: int = Field(4, ge=0)        # cached entries to recompute before the run
     noise: float = Field(0.25, ge=0, lt=0.5)      # each edge of a coarse box is off by up to this share of the side
-    noise_kind: Literal["uniform", "sam", "both"] = "uniform"  # in training; both: a coin for each box. Validation is uniform
+    noise_kind: Literal["range", "uniform", "sam", "both"] = "range"  # in training; range: each box has a level of its own up to train_noise; both: a coin for each box. Validation is uniform
+    train_noise: float = Field(0.4, ge=0, lt=0.5) # top of the levels in training, where noise_kind is range
     head: str = "roi"                             # one of boxes.model.HEADS
     steps: int = Field(3, ge=1)                   # looks at the map
     stop: float = Field(0.0, ge=0)                # a box that moves less than this share of its size is done
-    roi_size: int = Field(7, ge=2)                # cells of the window
+    roi_size: int = Field(9, ge=2)                # cells of the window
     context: float = Field(1.6, ge=1)             # window / box
     width: int = Field(32, ge=4)                  # channels of the head
     hidden: int = Field(128, ge=4)                # units of its linear layer
@@ -111,7 +112,7 @@ def coarse_boxes(
     frame_hw: tuple[int, int],     # of the image inside the teacher's frame: boxes are cut to it
     noise: float,                  # largest move of an edge, as a share of the side
     rng: torch.Generator,
-    kind: Literal["uniform", "sam", "both"] = "uniform",
+    kind: Literal["uniform", "range", "sam", "both"] = "uniform",
 ) -> Tensor:                       # (N, 4); sides of at least one pixel
     "Boxes as a careless hand would draw them."
     side = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)  # (N, 4)
@@ -119,7 +120,8 @@ def coarse_boxes(
     cut = 20*max(frame_hw)/1024
     sam = (torch.randn(boxes.shape, generator=rng)*.1*side).clamp(-cut, cut)
     coin = torch.rand(len(boxes), 1, generator=rng) < .5
-    moved = boxes + {"uniform": uniform, "sam": sam, "both": torch.where(coin, uniform, sam)}[kind]
+    level = torch.rand(len(boxes), 1, generator=rng) if kind == "range" else 1.
+    moved = boxes + {"uniform": uniform, "range": level*uniform, "sam": sam, "both": torch.where(coin, uniform, sam)}[kind]
     h, w = frame_hw
     corner = torch.minimum(moved[:, :2].clamp(min=0), moved.new_tensor([w - 1., h - 1.]))
     return torch.cat([corner, torch.maximum(corner + 1, torch.minimum(moved[:, 2:], moved.new_tensor([w, h])))], 1)
@@ -199,7 +201,8 @@ class BoxSamples:
         mirrored = len(self.views) > 1 and training and float(torch.rand((), generator=rng)) < .5
         (true, numbers), hw = self.boxes(i), self.valid_hw(i)
         if mirrored: true = torch.stack([hw[1] - true[:, 2], true[:, 1], hw[1] - true[:, 0], true[:, 3]], 1)
-        coarse = coarse_boxes(true, hw, c.noise, rng, c.noise_kind if training else "uniform")
+        kind = c.noise_kind if training else "uniform"
+        coarse = coarse_boxes(true, hw, c.train_noise if kind == "range" else c.noise, rng, kind)
         return {"features": self.features(i, "hflip" if mirrored else "identity", rng), "true": true, "coarse": coarse, "objects": numbers, "frame": hw}
 
     def collate(self, items: list[dict[str, Any]]) -> dict[str, Any]:

@@ -198,25 +198,6 @@ def _features(a: argparse.Namespace) -> int:
     print(found.to_string(index=a.action == "stats") if len(found) else "no entries" if a.action == "stats" else "all entries are sound")
     return int(a.action == "verify" and len(found) > 0)
 
-def _refine_parser(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("refiner", help="a run of the report boxes (id or folder), or a refiner's file")
-    parser.add_argument("annotations", help="a COCO file with coarse boxes")
-    parser.add_argument("images", help="the image folder")
-    parser.add_argument("--out", type=Path, required=True, help="the COCO file to write")
-
-def _refine(a: argparse.Namespace) -> int:
-    "boxes of a COCO file made exact by a trained refiner"
-    from importlib import import_module
-    from vfmkd_nb.core.coco import read_coco
-    from vfmkd_nb.core.features import FeatureStore
-    from vfmkd_nb.core.runs import find_run
-    predict = import_module("vfmkd_nb.boxes.predict")
-    where = a.refiner if Path(a.refiner).exists() else find_run(a.refiner).dir
-    data = read_coco(a.annotations, a.images)
-    print(predict.refine_file(predict.load_predictor(where, FeatureStore()), data, a.out))
-    if data.problems.total("skipped", "changed", "doubtful"): print(data.problems.table().to_string(index=False))
-    return int(data.problems.total("skipped") > 0)
-
 # %% ../../nbs/core/18_cli.ipynb #16ce9e0f
 def _teacher_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", choices=["list", "check"], help="what can be a teacher; load one, and compare it with its recorded reference")
@@ -283,14 +264,14 @@ def _version(a: argparse.Namespace) -> int:
 # %% ../../nbs/core/18_cli.ipynb #d51cdb7d
 _COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int], Callable | None]] = {
     "ablate": (_ablate, _ablate_parser), "index": (_index, None), "compare": (_compare, _compare_parser), "doctor": (_doctor, _doctor_parser),
-    "features": (_features, _features_parser), "refine": (_refine, _refine_parser), "teacher": (_teacher, _teacher_parser), "scenes": (_scenes, _scenes_parser), "predict": (_predict, _predict_parser), "version": (_version, None)}
+    "features": (_features, _features_parser), "teacher": (_teacher, _teacher_parser), "scenes": (_scenes, _scenes_parser), "predict": (_predict, _predict_parser), "version": (_version, None)}
 
-_CHAPTER_COMMANDS = {("predict", "panoptic"): "panoptic.predict", ("recipe", "panoptic"): "panoptic.recipe"} # a chapter's own, by name: the module has command(argv)
+_CHAPTER_COMMANDS = {("predict", "boxes"): "boxes.predict", ("predict", "panoptic"): "panoptic.predict", ("recipe", "panoptic"): "panoptic.recipe"} # a chapter's own, by name: the module has command(argv)
 
 def _usage() -> str:
     "What `vfmkd --help` prints."
     lines = {"report": "run a report notebook with parameters", **{"predict esam" if name == "predict" else name: command.__doc__ for name, (command, _) in _COMMANDS.items()},
-             "predict panoptic": "panoptic segments for a folder of pictures", "recipe panoptic": "three training stages: base, resolution, SAM"}
+             "predict boxes": "boxes of a COCO file made exact by a trained refiner", "predict panoptic": "panoptic segments for a folder of pictures", "recipe panoptic": "three training stages: base, resolution, SAM"}
     return "usage: vfmkd COMMAND …\n\n" + "".join(f"  {name:<17}{said}\n" for name, said in lines.items()) + "\n`vfmkd COMMAND --help` explains a command.\n"
 
 def run_command(argv: Sequence[str]) -> int:
