@@ -62,16 +62,22 @@ def server(folder: Path):
         process.wait(30)
 
 
+def _answer(page) -> None:
+    """Accept a question that JupyterLab asks on a slow machine, such as which kernel is meant."""
+    if (dialog := page.locator(".jp-Dialog")).count():
+        print("JupyterLab asks:", " ".join(dialog.first.inner_text().split()))
+        dialog.first.locator(".jp-mod-accept").click()
+
+
 def _run_all(page, cells: int, limit: float) -> None:
     """Run the cells with the keyboard, as a reader does: who sees no star beside the cell presses the keys again."""
-    if (dialog := page.locator(".jp-Dialog .jp-mod-accept")).count():  # which kernel is meant
-        dialog.first.click()
     for k in range(cells):
         model, end = f"window.jupyterapp.shell.currentWidget.content.widgets[{k}].model", time.monotonic() + limit
         while not page.evaluate(f"() => {model}.executionCount || {model}.executionState === 'running'"):
             if time.monotonic() > end:
                 raise TimeoutError(f"cell {k} did not start within {limit} s: kernel {page.evaluate(KERNEL)}")
-            page.locator(".jp-Notebook .jp-CodeCell .jp-InputArea-editor .cm-content").nth(k).click()
+            _answer(page)
+            page.evaluate(f"() => {{ const n = window.jupyterapp.shell.currentWidget.content; n.activeCellIndex = {k}; n.mode = 'command'; n.node.focus(); }}")
             page.keyboard.press("Control+Enter")
             page.wait_for_timeout(3000)
         page.wait_for_function(f"() => {model}.executionCount && {model}.executionState !== 'running'", timeout=limit * 1e3, polling=250)
@@ -96,5 +102,37 @@ def opened(folder: Path, cells: list[str], limit: float = 180):
         _run_all(page, len(cells), limit)
         try:
             yield page, outside
+        except BaseException:
+            page.screenshot(path=folder / "failed.png")
+            raise
         finally:
             browser.close()
+
+
+def ask(page, code: str) -> str:
+    """What Python code prints in the page's kernel."""
+    return page.evaluate("""async code => {
+      const future = window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.requestExecute({ code, store_history: false }), said = [];
+      future.onIOPub = m => { if (m.header.msg_type === "stream") said.push(m.content.text); if (m.header.msg_type === "error") said.push(m.content.traceback.join("\\n")); };
+      await future.done; return said.join("").trim();
+    }""", code)
+
+
+def settled(page, canvas: str = ".vfmkd-grid", limit: float = 90) -> None:
+    """Wait until the kernel is idle and every canvas has drawn what it was last sent."""
+    page.wait_for_function("() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.status === 'idle'", timeout=limit * 1e3, polling=50)
+    page.wait_for_selector(f"{canvas}[data-drawn]", timeout=limit * 1e3)
+    page.wait_for_timeout(150)
+
+
+def spot(page, panel: int, x: float, y: float) -> tuple[float, float]:
+    """Where on the page the point (x, y), as fractions of a panel of the canvas, lies."""
+    canvas = page.locator(".vfmkd-grid canvas").nth(panel)
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    return box["x"] + x * box["width"], box["y"] + y * box["height"]
+
+
+def pixel(page, panel: int, x: float, y: float) -> tuple[int, ...]:
+    """The colour drawn there."""
+    return tuple(page.locator(".vfmkd-grid canvas").nth(panel).evaluate("(c, [x, y]) => [...c.getContext('2d').getImageData(Math.floor(x * c.width), Math.floor(y * c.height), 1, 1).data].slice(0, 3)", [x, y]))
