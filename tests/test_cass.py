@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from vfmkd_nb.cass.bias import bias_rows, read_tokens, standardise
 from vfmkd_nb.cass.detector import load_detector, pruned_layers, save_detector
@@ -15,11 +16,11 @@ from vfmkd_nb.cass.diagnose import cover, empty_targets
 from vfmkd_nb.cass.losses import KINDS, cass_loss, patch_losses
 from vfmkd_nb.cass.pruner import PatchPruner, patch_of_token
 from vfmkd_nb.cass.targets import soft_target_mask
-from vfmkd_nb.cass.train import CassConfig, read_data, train_cass
+from vfmkd_nb.cass.train import CassConfig, CassTask, read_data, train_cass
 from vfmkd_nb.core.checkpoint import checkpoints
 from vfmkd_nb.core.coco import read_split
-from vfmkd_nb.core.config import BadInput
-from vfmkd_nb.core.reports import report_parameters
+from vfmkd_nb.core.config import BadInput, parse_flags
+from vfmkd_nb.core.reports import parameter_model, report_parameters
 from vfmkd_nb.core.scenes import write_scenes
 from vfmkd_nb.core.teachers import load_teacher
 
@@ -114,8 +115,12 @@ def test_a_resumed_run_ends_bit_identical(scenes, tmp_path):
 
 
 def test_a_saved_detector_prunes_as_before_and_can_be_trained_on(scenes, tmp_path):
-    config = CassConfig.parse({**SMALL, "images_dir": str(scenes)})
+    config = CassConfig.parse({**SMALL, "images_dir": str(scenes), "mask_every": 2, "evaluate_every": 2})
     first = train_cass(config, run_dir=tmp_path / "run")
+    board = EventAccumulator(str(tmp_path / "run" / "tb"), size_guidance={"images": 0})
+    board.Reload()
+    masks = board.Images("picture/cass_masks")                                      # 6 steps, every second one sampled, one picture at the only evaluation
+    assert len(masks) == 1 and masks[0].step == 6 and masks[0].height == 3 * 176 + 2 * 4
     folder = save_detector(first.task.model, tmp_path / "detector")
     again = load_detector(folder)
     assert pruned_layers(again)[0].pruner.keep == .5
@@ -149,6 +154,35 @@ def test_what_a_user_can_get_wrong(options, said, tmp_path):
 def test_the_report_lists_every_option():
     parameters = report_parameters("cass_detector")
     assert set(parameters) == set(CassConfig.model_fields)
+
+
+DOCUMENT = ["--use-cass", "--cass-kind", "document", "--cass-loss-weight", "0.01", "--cass-expansion-ratio", "0.8", "--cass-min-size", "3.0", "--no-use-subpixel-offset", "--use-focal-loss",
+            "--cass-focal-alpha", "1.5", "--cass-focal-beta", "3", "--keep-ratio", "0.3", "--warmup-epochs", "1", "--no-cass-in-warmup"]
+
+
+@pytest.mark.parametrize("flags, kind, extra", [
+    ([], "dset_focal", {"alpha": 1.5, "beta": 3.0}),
+    (["--no-use-focal-loss"], "mse", {}),
+    (["--cass-kind", "object"], "object", {"base": "dset_focal", "alpha": 1.5, "beta": 3.0}),
+    (["--cass-kind", "area", "--no-use-focal-loss"], "area", {"base": "mse"}),
+    (["--cass-kind", "obn"], "obn", {}),
+])
+def test_the_documents_options_as_flags(flags, kind, extra, scenes):
+    """`vfmkd report cass_detector --use-cass …`: every name of the document arrives in the loss that is back-propagated, and `--no-use-cass` is a dense detector."""
+    small = [f"--{k.replace('_', '-')}={v}" for k, v in (SMALL | {"images_dir": str(scenes)}).items() if k != "warmup_epochs"]
+    config = CassConfig.parse(parse_flags(parameter_model("cass_detector"), [*small, *DOCUMENT, *flags]))
+    train, _ = read_data(config)
+    task = CassTask(config, len(train.data.categories))
+    assert task.epoch_start(1) is None and task.layers[0].pruner.keep == 1
+    batch = train.collate([train.get(i, None) for i in range(2)])
+    assert "cass" not in task.losses(batch, 1)                                     # the document: off during the warm-up
+    task.epoch_start(2)
+    losses, d = task.losses(batch, 2), task.layers[0].decision
+    want = cass_loss(d.scores, batch["boxes"], (8, 8), (64, 64), kind, expansion=.8, min_size=3., subpixel=False, **extra)
+    assert torch.allclose(losses["cass"], .01 * want) and torch.allclose(losses["total"], losses["detection"] + .01 * want)
+    assert abs(task.layers[0].pruner.keep - .3) < 1e-6 and d.kept.sum(1).tolist() == [19, 19]
+    dense = CassConfig.parse(parse_flags(parameter_model("cass_detector"), [*small, *DOCUMENT, *flags, "--no-use-cass"]))
+    assert not CassTask(dense, 6).layers
 
 
 def test_coco_small(real_data, tmp_path):

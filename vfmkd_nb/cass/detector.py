@@ -66,11 +66,12 @@ def build_detector(config: PreTrainedConfig, seed: int = 0) -> PreTrainedModel:
 
 # %% ../../nbs/cass/06_detector.ipynb #2706e8f1
 class PruningMixin:
-    "An AIFI layer of transformers whose tokens are pruned. `pruner` is set by `prune_aifi`; `valid_hw` and `img_hw` before a forward pass over padded images."
-    valid_hw, img_hw = None, None
+    "An AIFI layer of transformers whose tokens are pruned. `pruner` is set by `prune_aifi`; `valid_hw` and `img_hw` before a forward pass over padded images; `dense` makes it the layer without a pruner."
+    valid_hw, img_hw, dense = None, None, False
     decision: Pruned | None = None
 
     def forward(self, hidden_states: Tensor, **kwargs) -> Tensor:  # (B, C, h, w) → the same shape
+        if self.dense: return super().forward(hidden_states, **kwargs)
         hw, tokens = tuple(hidden_states.shape[2:]), hidden_states.flatten(2).transpose(1, 2)      # (B, HW, C)
         cells = valid_cells(self.valid_hw, len(tokens), hw, self.img_hw or hw)
         self.decision = d = self.pruner(tokens, hw, cells)
@@ -179,24 +180,30 @@ def compare_latency(ways: Mapping[str, Callable[[], Any]], rounds: int = 15) -> 
                 if r > 1: took[name].append(1e3 * (clock() - began))
     return {name: float(np.median(t)) for name, t in took.items()}
 
-def pruning_cost(model: PreTrainedModel, size: tuple[int, int], keeps: Sequence[float] = (1.0, 0.7, 0.5, 0.3), rounds: int = 15) -> list[dict[str, float]]:
-    "Latency and FLOPs of the first AIFI layer and of the whole model at several keep ratios, batch 1, measured in one run; the pruner's schedule is as before afterwards."
+def pruning_cost(
+    model: PreTrainedModel,                   # with pruners
+    size: tuple[int, int],                    # height and width of the input in pixels
+    keeps: Sequence[float] = (1.0, 0.7, 0.5, 0.3),
+    rounds: int = 15,
+) -> list[dict[str, float | str]]:            # a row for "dense" (no pruner) and each ratio: keep, and GFLOPs and ms of `aifi` and `model`
+    "Latency and FLOPs of the first AIFI layer and of the whole model, dense and pruned, batch 1, measured in one run; the model is as before afterwards."
     layer, device = pruned_layers(model)[0], next(model.parameters()).device
     was, mode, level = layer.pruner.schedule.clone(), model.training, model.config.encode_proj_layers[0]
     image = torch.rand(1, 3, *size, device=device)
     tokens = torch.randn(1, model.config.encoder_hidden_dim, *(math.ceil(s / STRIDES[level]) for s in size), device=device)
-    def at(keep: float, module: nn.Module, x: Tensor) -> Callable[[], Any]:
+    def at(keep: float | str, module: nn.Module, x: Tensor) -> Callable[[], Any]:
         def way():
-            layer.pruner.schedule.copy_(torch.tensor([0.0, keep, 0.0]))
+            layer.dense = keep == "dense"
+            layer.pruner.schedule.copy_(torch.tensor([0.0, 1.0 if layer.dense else keep, 0.0]))
             return module(x)
         return way
     model.eval()
-    layer.valid_hw = None
-    parts = {"aifi": (layer, tokens), "model": (model, image)}
-    rows = [{"keep": k, **{f"{part}_gflops": (at(k, *what)(), count_flops(*what))[1] / 1e9 for part, what in parts.items()}} for k in keeps]
+    layer.valid_hw, parts, ways = None, {"aifi": (layer, tokens), "model": (model, image)}, ("dense", *keeps)
+    rows = [{"keep": k, **{f"{part}_gflops": (at(k, *what)(), count_flops(*what))[1] / 1e9 for part, what in parts.items()}} for k in ways]
     for part, what in parts.items():
-        took = compare_latency({str(k): at(k, *what) for k in keeps}, rounds)
+        took = compare_latency({str(k): at(k, *what) for k in ways}, rounds)
         for row in rows: row[f"{part}_ms"] = took[str(row["keep"])]
+    layer.dense = False
     layer.pruner.schedule.copy_(was)
     model.train(mode)
     return rows

@@ -7,8 +7,7 @@ __all__ = ['SIZES', 'QUADRANTS', 'Cover', 'size_names', 'cover', 'region_masks',
            'recall_table', 'recall_by', 'kept_shift', 'turned_boxes', 'mirror_gap', 'centre_scores', 'empty_targets']
 
 # %% ../../nbs/cass/03_diagnose.ipynb #22f357dc
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +16,6 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ..core.config import BadInput
 from .losses import loss_map
 from .pruner import keep_patches
 from .targets import batch_masks, merge_max, patch_centres, patch_grid, valid_cells

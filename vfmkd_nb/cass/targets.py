@@ -7,7 +7,6 @@ __all__ = ['DECAYS', 'patch_grid', 'valid_cells', 'valid_patches', 'patch_centre
            'require_decay', 'batch_masks', 'merge_max', 'soft_target_mask']
 
 # %% ../../nbs/cass/00_targets.ipynb #4324b12f
-import math
 import warnings
 from collections.abc import Sequence
 

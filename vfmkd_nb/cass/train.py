@@ -21,19 +21,18 @@ from torch import Tensor, nn
 
 from ..core.coco import CocoData, ImageRecord, data_facts, read_split, refuse_leakage
 from ..core.config import BadInput, one_of
-from ..core.crowds import LAYOUTS, embedded_crowds
+from ..core.crowds import embedded_crowds
 from ..core.data import collate
 from ..core.geometry import Boxes, Frame, make_transform
 from ..core.images import SizeMismatch, UnreadableImage, read_image
-from ..core.masks import BadRecord
-from ..core.plots import COLOURS, draw_boxes, enlarge, heatmap, overlay_mask, tile, to_uint8
+from ..core.plots import COLOURS, draw_boxes, heatmap, overlay_mask, tile, to_uint8
 from ..core.runs import Run, run_place
 from ..core.scenes import embedded_scenes
 from ..core.train import FitResult, TrainConfig, evaluate, fit
 from .detector import Detections, build_detector, coco_ap, detections, detector_config, load_detector, prune_aifi, pruned_layers
-from .diagnose import QUADRANTS, SIZES, Cover, cover, document_terms, empty_targets, recall_by, recall_table, size_names
-from .losses import BASES, KINDS, CassLoss, loss_map
-from .targets import DECAYS, soft_target_mask
+from .diagnose import Cover, cover, document_terms, empty_targets, recall_by, recall_table
+from .losses import KINDS, loss_map
+from .targets import DECAYS
 
 # %% ../../nbs/cass/07_train.ipynb #be2d7c98
 class CassConfig(TrainConfig):
@@ -195,7 +194,7 @@ class CassTask:
     def __init__(self, config: CassConfig, labels: int):
         self.config, self.model = config, make_detector(config, labels)
         self.layers = pruned_layers(self.model)
-        self.steps, self._masks, self.found = 0, [], {}  # batches seen; pictures of this epoch; detections of the last evaluation by image
+        self.steps, self._masks, self.found = 0, [], {}  # batches seen; masks since the last pictures; detections of the last evaluation by image
 
     def state_dict(self) -> dict[str, int]:
         "What a checkpoint needs beside the weights."
@@ -234,7 +233,6 @@ class CassTask:
 
     def epoch_start(self, epoch: int) -> str | None:
         "Move the schedule; say when pruning begins and when the final ratio is reached."
-        self._masks = []
         if not self.layers: return None
         before = self.layers[0].pruner.set_epoch(max(epoch - 2, 0))
         keep = [layer.pruner.set_epoch(epoch - 1) for layer in self.layers][0]
@@ -273,8 +271,8 @@ class CassTask:
         return coco_ap([r for r, _ in back], [d for _, d in back])
 
     def pictures(self, epoch: int) -> dict[str, np.ndarray]:
-        "The masks sampled in this epoch, and detections on the first validation images."
-        out = {"cass_masks": tile(self._masks[:4], columns=1)} if self._masks else {}
+        "The masks sampled since the last pictures, and detections on the first validation images."
+        out, self._masks = {"cass_masks": tile(self._masks, columns=1)} if self._masks else {}, []
         shown = self.samples.data.images[:4] if self.found else []
         return out | ({"detections": tile([detection_picture(self.samples, r, self.found[r.path.name]) for r in shown])} if shown else {})
 
