@@ -19,9 +19,9 @@ from ..core.geometry import Frame
 from ..core.images import read_image
 from ..core.metrics import mask_iou
 from ..core.plots import COLOURS, draw_boxes, overlay_mask, tile
-from .promptable import Promptable, resample
+from .promptable import Promptable
 from .prompts import jitter_boxes
-from .scores import boundary_band, boundary_iou, chosen_masks, inner_points, object_masks
+from .scores import boundary_band, boundary_iou, chosen_masks, in_window, inner_points, object_masks
 
 # %% ../../nbs/esam/10_card.ipynb #09e78a68
 PROMPTS = ("true box", "box ± 5 %", "box ± 10 %", "box ± 20 %", "1 point", "3 points")
@@ -58,9 +58,10 @@ def prompt_card(
                 asked = make_prompts(kind, boxes, truth, seed * 1_000_003 + i)
                 for name, m in models.items():
                     logits, iou = m.decode(maps[name], torch.zeros(len(some), dtype=torch.long), [frame], asked)
-                    found = chosen_masks(resample(logits, m.transform(frame), frame.hw), iou).cpu()
-                    bands = {f"band_{w}": boundary_iou(found, truth, w) for w in widths}
-                    rows += [{"model": name, "prompt": kind, "id": o.id, "image": record.path.name, "area": int(truth[k].sum()), "iou": float(mask_iou(found[k], truth[k])), **{b: float(v[k]) for b, v in bands.items()}} for k, o in enumerate(some)]
+                    best = logits[torch.arange(len(some)), iou.argmax(1)][:, None].cpu()             # (n, 1, l, l)
+                    for o, t, chosen in zip(some, truth, best):
+                        t, found, _ = in_window(t, chosen, m.transform(frame))
+                        rows.append({"model": name, "prompt": kind, "id": o.id, "image": record.path.name, "area": int(t.sum()), "iou": float(mask_iou(found[0], t)), **{f"band_{w}": float(boundary_iou(found, t[None], w)) for w in widths}})
     return pd.DataFrame(rows)
 
 def size_groups(area: pd.Series, groups: int = 3) -> pd.Series:

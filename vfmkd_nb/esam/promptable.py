@@ -27,14 +27,16 @@ def resample(
     logits: Tensor,         # (N, …, h, w) over a model's square
     transform: Transform,   # from the image to that square
     hw: tuple[int, int],    # of the grid over the whole image
-) -> Tensor:                # (N, …, *hw)
+    window: tuple[slice, slice] | None = None, # rows and columns of that grid to compute; None: all
+) -> Tensor:                # (N, …, *hw), or of the window's size
     "Values on a model's square read off on a grid over the original image; the padding is left behind."
-    if 0 in logits.shape: return logits.new_zeros((*logits.shape[:-2], *hw))
+    rows, columns = (range(*s.indices(n)) for s, n in zip(window or (slice(None),) * 2, hw))
+    if 0 in logits.shape: return logits.new_zeros((*logits.shape[:-2], len(rows), len(columns)))
     (vh, vw), (h, w) = transform.valid_hw, transform.target.hw
-    y, x = ((torch.arange(n, device=logits.device) + .5) / n * valid / size * 2 - 1 for n, valid, size in zip(hw, (vh, vw), (h, w)))
+    y, x = ((torch.arange(r.start, r.stop, device=logits.device) + .5) / n * valid / size * 2 - 1 for r, n, valid, size in zip((rows, columns), hw, (vh, vw), (h, w)))
     grid = torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], -1).to(logits.dtype)                   # (H, W, 2) as x, y
     flat = logits.reshape(1, -1, *logits.shape[-2:])                                                    # (1, N…, h, w)
-    return F.grid_sample(flat, grid[None], mode="bilinear", padding_mode="border", align_corners=False)[0].reshape(*logits.shape[:-2], *hw)
+    return F.grid_sample(flat, grid[None], mode="bilinear", padding_mode="border", align_corners=False)[0].reshape(*logits.shape[:-2], len(rows), len(columns))
 
 # %% ../../nbs/esam/03_promptable.ipynb #257a14cb
 class Promptable:
