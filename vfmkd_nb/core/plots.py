@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COLOURS', 'SERIES', 'to_uint8', 'overlay_mask', 'edge_overlay', 'edge_errors', 'draw_boxes', 'heatmap', 'enlarge',
-           'tile', 'png_bytes', 'jpeg_bytes', 'save_png', 'curves', 'figure_array', 'show']
+           'tile', 'png_bytes', 'jpeg_bytes', 'save_png', 'new_figure', 'curves', 'figure_array', 'show']
 
 # %% ../../nbs/core/07_plots.ipynb #aa0d2a8f
 from collections.abc import Mapping, Sequence
@@ -132,7 +132,7 @@ def save_png(path: str | Path, image: np.ndarray) -> Path:
     return atomic_write(path, png_bytes(image))
 
 # %% ../../nbs/core/07_plots.ipynb #95740f33
-def _figure(width: float, height: float, columns: int = 1, rows: int = 1) -> tuple[Figure, list]:
+def new_figure(width: float, height: float, columns: int = 1, rows: int = 1) -> tuple[Figure, list]:
     "A figure without pyplot, and its axes in a list."
     fig = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(fig)
@@ -148,7 +148,7 @@ def curves(
 ) -> Figure:
     "Learning curves: mean over seeds with ± one standard deviation."
     if missing := [c for c in (x, *ys, by, seed) if c not in table]: raise BadInput(f"the table lacks the columns {missing}; it has {list(table.columns)}.")
-    fig, axes = _figure(4.2 * len(ys), 2.9, len(ys))
+    fig, axes = new_figure(4.2 * len(ys), 2.9, len(ys))
     for ax, y in zip(axes, ys):
         for k, (name, rows) in enumerate(table.groupby(by, sort=False)):
             stats = rows.groupby(x)[y].agg(["mean", "std"])
@@ -171,7 +171,7 @@ def show(images: Sequence[np.ndarray], titles: Sequence[str] | None = None, colu
     "Pictures side by side as a figure for a notebook."
     columns = columns or len(images)
     rows = -(-len(images) // columns)
-    fig, axes = _figure(height * columns, (height + .2) * rows, columns, rows)
+    fig, axes = new_figure(height * columns, (height + .2) * rows, columns, rows)
     for ax in axes: ax.axis("off")
     for k, image in enumerate(images):
         axes[k].imshow(image, cmap="gray")

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from ..core.coco import _LENIENT, _STRICT, Problems, _Names, find_split
+from ..core.coco import LENIENT, STRICT, Problems, FileNames, find_split
 from ..core.config import BadInput, atomic_write, file_digest
 from ..core.images import MAX_PIXELS, UnreadableImage, SizeMismatch, choose_upright, image_header
 from ..core.masks import BadRecord, short
@@ -136,7 +136,7 @@ def _categories(found: dict, path: Path) -> list[dict]:
     if not out or len({c["id"] for c in out}) < len(out): raise BadInput(f"{path}: category ids are missing or occur twice.")
     return out
 
-def _record(entry: dict, images: Mapping[int, dict], folders: tuple[_Names, _Names], known: set[int], verify: bool) -> PanopticRecord:
+def _record(entry: dict, images: Mapping[int, dict], folders: tuple[FileNames, FileNames], known: set[int], verify: bool) -> PanopticRecord:
     "One image with its ids. Raises `BadRecord`."
     image = images.get(entry.get("image_id"))
     if image is None: raise BadRecord("annotation of an unknown image", short(entry.get("image_id")))
@@ -170,14 +170,14 @@ def read_panoptic(
     verify: bool = True,      # read the PNGs too
 ) -> PanopticData:
     "A COCO panoptic set, problems counted. Raises `BadInput` for an unusable file, a path that leads out of its folder, or if no image is left."
-    return _read(Path(annotations), Path(images_dir), Path(png_dir), Problems(_STRICT if strict else _LENIENT), verify)
+    return _read(Path(annotations), Path(images_dir), Path(png_dir), Problems(STRICT if strict else LENIENT), verify)
 
 def _read(annotations: Path, images_dir: Path, png_dir: Path, problems: Problems, verify: bool) -> PanopticData:
     "Read with given problems: reader and doctor differ in when these raise."
     found = _load(annotations)
     for f in (images_dir, png_dir):
         if not f.is_dir(): raise BadInput(f"folder {f} does not exist.")
-    categories, folders = _categories(found, annotations), (_Names(images_dir, False), _Names(png_dir, False))
+    categories, folders = _categories(found, annotations), (FileNames(images_dir, False), FileNames(png_dir, False))
     images, known, records = {i.get("id"): i for i in found["images"]}, {c["id"] for c in categories}, []
     for entry in found["annotations"]:
         try: records.append(_record(entry, images, folders, known, verify))

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..core.cli import _Parser
+from ..core.cli import Parser
 from ..core.coco import Problems, read_images
 from ..core.config import BadInput
 from ..core.geometry import Frame, Stretch
@@ -95,7 +95,7 @@ def onnx_parity(network: str | Path, path: str | Path, rounds: int = 10) -> dict
 # %% ../../nbs/panoptic/09_predict.ipynb #d45fd9eb
 def command(argv: Sequence[str]) -> int:
     "`vfmkd predict panoptic …`: segment a folder, and, if asked, export the network. Raises `BadInput`."
-    parser = _Parser(prog="vfmkd predict panoptic", description="write a COCO panoptic set (panoptic.json and panoptic/*.png) for a folder of pictures")
+    parser = Parser(prog="vfmkd predict panoptic", description="write a COCO panoptic set (panoptic.json and panoptic/*.png) for a folder of pictures")
     for name, said in {"network": "a network.safetensors of a run", "images": "a folder of pictures", "out": "a new or empty folder"}.items(): parser.add_argument(f"--{name}", type=Path, required=True, help=said)
     for name in ("input-scale", "score-threshold", "mask-threshold", "overlap-threshold"): parser.add_argument(f"--{name}", type=float, help="[as trained]" if name == "input-scale" else f"[{getattr(MergeOptions(), name.replace('-', '_'))}]")
     parser.add_argument("--onnx", type=Path, help="also write the bare network as ONNX")

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ..core.config import BadInput
-from ..core.plots import COLOURS, SERIES, _figure, draw_boxes, enlarge, figure_array, heatmap, jpeg_bytes, tile, to_uint8
+from ..core.plots import COLOURS, SERIES, new_figure, draw_boxes, enlarge, figure_array, heatmap, jpeg_bytes, tile, to_uint8
 from ..core.train import eval_mode
 from .coco import segment_colours
 from .merge import MergeOptions, find_peaks, panoptic_segments
@@ -84,7 +84,7 @@ def alignment_picture(net: PanopticNet, branch: SuperResolution, image: Tensor, 
 
 def fusion_curves(weights: pd.DataFrame) -> Figure:
     "The fusion's weights over epochs: a column per level, as `PanopticResult.fusion` gives them."
-    fig, (ax,) = _figure(4.2, 2.6)
+    fig, (ax,) = new_figure(4.2, 2.6)
     for k, level in enumerate(weights): ax.plot(weights.index, weights[level], color=SERIES[k], label=level)
     ax.axhline(1 / weights.shape[1], color="0.6", lw=.8, ls=":"); ax.set_xlabel("epoch"); ax.set_title("weight of each level", fontsize=10); ax.legend(fontsize=8, frameon=False); ax.spines[["top", "right"]].set_visible(False)
     return fig
