@@ -151,9 +151,9 @@ def curves(
     fig, axes = new_figure(4.2 * len(ys), 2.9, len(ys))
     for ax, y in zip(axes, ys):
         for k, (name, rows) in enumerate(table.groupby(by, sort=False)):
-            stats = rows.groupby(x)[y].agg(["mean", "std"])
+            stats = rows.dropna(subset=[y]).groupby(x)[y].agg(["mean", "std"])  # what is measured now and then is joined
             n = rows[seed].nunique()
-            ax.plot(stats.index, stats["mean"], color=SERIES[k % len(SERIES)], lw=1.6, label=f"{name} (n = {n})")
+            ax.plot(stats.index, stats["mean"], color=SERIES[k % len(SERIES)], lw=1.6, marker="." if len(stats) < 8 else None, label=f"{name} (n = {n})")
             if n > 1: ax.fill_between(stats.index, stats["mean"] - stats["std"], stats["mean"] + stats["std"], color=SERIES[k % len(SERIES)], alpha=.18, lw=0)
         for at, text in marks.items(): ax.axvline(at, color="0.5", lw=.8, ls=":"); ax.text(at, .98, f" {text}", transform=ax.get_xaxis_transform(), fontsize=7, va="top", color="0.4")
         ax.set_xlabel(x); ax.set_title(y, fontsize=10); ax.spines[["top", "right"]].set_visible(False); ax.grid(alpha=.2)

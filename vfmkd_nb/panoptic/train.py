@@ -29,6 +29,7 @@ from ..core.plots import overlay_mask, tile, to_uint8
 from ..core.runs import Run, run_place
 from ..core.teachers import Teacher, seeded
 from ..core.train import FitResult, eval_mode, evaluate, fit, to_device
+from ..core.trust import check_teacher, plain_way
 from .coco import segment_colours
 from .data import PanopticConfig, PanopticSamples, make_samples
 from .distill import FeatureDistiller, LabelTeacher, SamMasks, heat_distill_loss, load_network, mask_distill_loss, require_categories, save_network
@@ -201,10 +202,13 @@ def train_panoptic(
     resume: bool = True,
     audit: Callable | None = None,
 ) -> PanopticResult:
-    "Train and measure a network, and keep its bare weights as network.safetensors. Raises `BadInput` in one sentence."
+    "Train and measure a network, and keep its bare weights as network.safetensors. Raises `BadInput` in one sentence, also when the teacher does not match its recorded reference."
     folder, phase = run_place(run, run_dir, "train_panoptic")
     with phase("data"): train, val, teacher = make_samples(config, store)
     if run: run.note(data=data_facts(config.data, train, val), teacher=teacher.record() if teacher else {"id": "none"}, evaluation=evaluation_terms(config))
+    size = config.image_size
+    gate = check_teacher(teacher, plain_way(teacher, size), size) if teacher else {"status": "no model to check"}
+    if run: run.note(teacher_gate=gate)
     task = PanopticTask(config, train.data.categories, teacher)
     with phase("training"): done = fit(task, train, val, config, folder, resume=resume, audit=audit)
     with phase("evaluation"): metrics = evaluate(task, val, config)

@@ -6,6 +6,7 @@
 __all__ = ['similarity_map', 'View', 'view_picture', 'alignment_picture', 'fusion_curves', 'PanopticExplorer', 'explore']
 
 # %% ../../nbs/panoptic/10_widget.ipynb #b353a3b2
+import html
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -102,7 +103,8 @@ class PanopticExplorer:
                          "score_threshold": slider("score", .3), "mask_threshold": slider("mask", .5), "overlap_threshold": slider("overlap", .5), "y": slider("pixel y", .5), "x": slider("pixel x", .5)}
         self.shown, self.said, rows = widgets.Image(format="jpeg"), widgets.HTML(), list(self.controls.values())
         for c in rows: c.observe(self._changed, names="value")
-        extra = [widgets.Image(value=jpeg_bytes(alignment_picture(net, branch, self.images[0], scales[-1], fa_subscale)[0]), format="jpeg")] if branch is not None else []
+        self.branch, self.fa_subscale, self.aligned, self._seen = branch, fa_subscale, widgets.Image(format="jpeg"), None
+        extra = [self.aligned] if branch is not None else []
         if fusion is not None: extra.append(widgets.Image(value=jpeg_bytes(figure_array(fusion_curves(fusion), 70)), format="jpeg"))
         self.panel = widgets.VBox([widgets.HBox([widgets.VBox(rows[:4]), widgets.VBox(rows[4:])]), self.said, self.shown, widgets.HBox(extra)])
         self._changed()
@@ -113,11 +115,17 @@ class PanopticExplorer:
         return View(**{k: c.value for k, c in self.controls.items() if k != "image"})
 
     def _changed(self, change=None) -> None:
-        i = self.controls["image"].value
+        "Draw the present view; what cannot be shown is said instead, and the last picture stays."
+        try: self._draw(self.controls["image"].value)
+        except BadInput as e: self.text = str(e); self.said.value = f'<b>{html.escape(self.text)}</b>'
+
+    def _draw(self, i: int) -> None:
+        "Picture, text and alignment of an image. Raises `BadInput` for one that the network cannot see."
         if i not in self._maps:
             with torch.no_grad(): self._maps[i] = {s: self.net(self.images[i][None], s) for s in self.scales}
         self.picture, self.text = view_picture(self.net, self._maps[i], self.images[i], self.categories, self.view)
         self.shown.value, self.said.value = jpeg_bytes(self.picture, 85), self.text
+        if self.branch is not None and self._seen != i: self.aligned.value, self._seen = jpeg_bytes(alignment_picture(self.net, self.branch, self.images[i], self.scales[-1], self.fa_subscale)[0]), i
 
 def explore(result, count: int = 8) -> PanopticExplorer:
     "The widget for a trained `PanopticResult`: the first validation images, at full and at the trained scale."
