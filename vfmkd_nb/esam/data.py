@@ -37,7 +37,7 @@ class EsamConfig(TrainConfig):
     val_images: int = Field(8, ge=0)              # how many validation images to use; 0: all
     val_split: str = "val"                        # the split to evaluate on
     student: Literal["tiny", "small", "vitt", "vits"] = "tiny"
-    checkpoint: str = "random"                    # weights to start from: "random", a file or run folder, or "embedded" (data/esam, made by esam.pretrained)
+    checkpoint: str = "embedded"                  # weights to start from: "embedded" (data/esam, made by esam.pretrained: tiny), a file or run folder, or "random"
     target_size: int = Field(0, ge=0)             # side of the square that the student sees; 0: the variant's own
     freeze_encoder: bool = True                   # train on embeddings that are computed once
     freeze_prompt_encoder: bool = True
