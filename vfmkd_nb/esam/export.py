@@ -46,9 +46,9 @@ class OnnxDecoder(nn.Module):
         self.register_buffer("labels", torch.tensor([2, 3] + [-1] * (net.max_points - 2)), persistent=False)
 
     def forward(self, embedding: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
-        points = torch.cat([boxes.unflatten(1, (2, 2)), boxes.new_full((1, len(self.labels) - 2, 2), -1.0).expand(len(boxes), -1, -1)], 1)   # (N, 6, 2)
-        prompts = self.net.prompt_encoder(points, self.labels.expand(len(boxes), -1))
-        logits, iou = self.net.mask_decoder(embedding.expand(len(boxes), -1, -1, -1), self.net.prompt_encoder.pe_layer.grid(embedding.shape[-1]), prompts)
+        points = torch.cat([boxes.unflatten(1, (2, 2)), boxes.new_full((1, len(self.labels) - 2, 2), -1.0).expand(boxes.shape[0], -1, -1)], 1)   # (N, 6, 2)
+        prompts = self.net.prompt_encoder(points, self.labels.expand(boxes.shape[0], -1))
+        logits, iou = self.net.mask_decoder(embedding.expand(boxes.shape[0], -1, -1, -1), self.net.prompt_encoder.pe_layer.grid(embedding.shape[-1]), prompts)
         return logits[:, 1:], iou[:, 1:]
 
 def export_two(
