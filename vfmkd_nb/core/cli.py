@@ -204,6 +204,7 @@ def _teacher_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("spec", nargs="?", help="embedded, random:SEED, timm:NAME, hf:ID, or a folder or file of weights")
     parser.add_argument("--size", type=int, help="side of the input in pixels [the teacher's own]")
     parser.add_argument("--record", action="store_true", help="record the reference anew")
+    parser.add_argument("--promptable", action="store_true", help="a teacher of the chapter esam: tiny, small, random:SEED:VARIANT, hf:ID, a file or a run folder")
 
 def _teacher_list() -> int:
     "What can be a teacher."
@@ -212,21 +213,33 @@ def _teacher_list() -> int:
     for name in timm.list_models(["samvit_*", "sam2_hiera_*"]): print(f"  timm:{name}")
     return 0
 
+def _encoding_teacher(a: argparse.Namespace) -> tuple:
+    "A teacher of features: itself, its side, its resize, the way from a file to its maps, what there is to say."
+    from vfmkd_nb.core.teachers import load_teacher
+    from vfmkd_nb.core.trust import plain_way
+    teacher = load_teacher(a.spec)
+    size = a.size or teacher.preprocessing.get("size") or 256
+    return teacher, size, "stretch", plain_way(teacher, size), ", ".join(f"{k} {teacher.channels[k]} channels" for k in teacher.layers)
+
+def _promptable_teacher(a: argparse.Namespace) -> tuple:
+    "The same for a teacher that gives masks for boxes; its masks are part of the reference."
+    promptable = importlib.import_module("vfmkd_nb.esam.promptable")
+    teacher = promptable.load_promptable(a.spec)
+    return teacher, teacher.size, teacher.resize, promptable.gate_way(teacher), f"masks for boxes, {', '.join(teacher.layers)}"
+
 def _teacher(a: argparse.Namespace) -> int:
     "teachers: which there are, and whether one is what it was"
     if a.action == "list": return _teacher_list()
     from vfmkd_nb.core.config import BadInput
     if not a.spec: raise BadInput("teacher check wants a teacher, for example: vfmkd teacher check embedded.")
-    from vfmkd_nb.core.teachers import load_teacher
-    from vfmkd_nb.core.trust import plain_way, record_reference, reference_path, teacher_gate
-    teacher = load_teacher(a.spec)
-    size = a.size or teacher.preprocessing.get("size") or 256
-    print(f"{teacher.id}: weights {teacher.weights_sha256[:12]}, input {size} px, " + ", ".join(f"{k} {teacher.channels[k]} channels" for k in teacher.layers))
-    path = reference_path(teacher, size)
+    from vfmkd_nb.core.trust import record_reference, reference_path, teacher_gate
+    teacher, size, resize, way, said = _promptable_teacher(a) if a.promptable else _encoding_teacher(a)
+    print(f"{teacher.id}: weights {teacher.weights_sha256[:12]}, input {size} px, {said}")
+    path = reference_path(teacher, size, resize)
     if a.record or not path.is_file():
-        print(f"reference recorded: {record_reference(teacher, size)}")
+        print(f"reference recorded: {record_reference(teacher, size, resize, way=way)}")
         return 0
-    scores = teacher_gate(teacher, plain_way(teacher, size), path)
+    scores = teacher_gate(teacher, way, path)
     print("equals its reference: " + ", ".join(f"{k} cosine {v:.6f}" for k, v in scores.items()))
     return 0
 

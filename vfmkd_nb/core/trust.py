@@ -161,7 +161,8 @@ def observe(
                 inputs.append({"shape": list(seen[0].shape[-2:]), "thumb": _sketch(seen[0][:1], 24)})
                 maps.append({name: _sketch(m[None] if m.ndim == 3 else m[:1], 4) for name, m in found.items()})
     finally: handle.remove()
-    return {"preprocessing": teacher.preprocessing, "weights": _weight_digests(teacher.encoder), "inputs": inputs, "maps": maps}
+    whole = getattr(teacher, "network", teacher.encoder)  # a promptable teacher's weights are also those of its decoder
+    return {"preprocessing": teacher.preprocessing, "weights": _weight_digests(whole), "inputs": inputs, "maps": maps}
 
 # %% ../../nbs/core/14_trust.ipynb #ee7e019a
 def _close(a: Tensor, b: Tensor) -> bool:
@@ -228,9 +229,9 @@ def reference_path(teacher, size: int, resize: str = "stretch") -> Path:
     own = home()/"data"/"teacher"/name
     return own if own.is_file() else data_dir()/"teachers"/name
 
-def record_reference(teacher, size: int, resize: str = "stretch", path: str | Path | None = None) -> Path:
-    "Record what a teacher sees and gives on the fixed images; the file is replaced whole. Returns its path."
-    found = observe(teacher, plain_way(teacher, size, resize))
+def record_reference(teacher, size: int, resize: str = "stretch", path: str | Path | None = None, way: Callable[[Path], dict[str, Tensor]] | None = None) -> Path:
+    "Record what a teacher sees and gives on the fixed images, on the plain way or on another; the file is replaced whole. Returns its path."
+    found = observe(teacher, way or plain_way(teacher, size, resize))
     tensors = {f"input.{i}": p["thumb"].contiguous() for i, p in enumerate(found["inputs"])}
     tensors |= {f"map.{i}.{k}": v.contiguous() for i, m in enumerate(found["maps"]) for k, v in m.items()}
     meta = {"teacher": teacher.id, "weights": canonical_json(found["weights"]), "shapes": canonical_json([p["shape"] for p in found["inputs"]]), "preprocessing": canonical_json(teacher.preprocessing)}

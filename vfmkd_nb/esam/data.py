@@ -37,7 +37,7 @@ class EsamConfig(TrainConfig):
     val_images: int = Field(8, ge=0)              # how many validation images to use; 0: all
     val_split: str = "val"                        # the split to evaluate on
     student: Literal["tiny", "small", "vitt", "vits"] = "tiny"
-    checkpoint: str = "random"                    # weights to start from: "random", a file or run folder, or "embedded" (data/esam, made by esam.pretrained)
+    checkpoint: str = "embedded"                  # weights to start from: "embedded" (data/esam, made by esam.pretrained: tiny), a file or run folder, or "random"
     target_size: int = Field(0, ge=0)             # side of the square that the student sees; 0: the variant's own
     freeze_encoder: bool = True                   # train on embeddings that are computed once
     freeze_prompt_encoder: bool = True
@@ -151,7 +151,7 @@ def _settled(options: dict[str, Any], distillation: Mapping[str, Any]) -> dict[s
 
 # %% ../../nbs/esam/04_data.ipynb #15e56996
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
-    "minimal": {"model": {"student_variant": "tiny"}, "training": {"epochs": 3, "batch_size": 4, "learning_rate": 1e-3}},
+    "minimal": {"model": {"student_variant": "tiny", "checkpoint": "embedded"}, "training": {"epochs": 3, "batch_size": 4, "learning_rate": 1e-3}},
     "light": {"model": {"student_variant": "vitt", "teacher_variant": None, "freeze_encoder": True, "freeze_prompt_encoder": True, "checkpoint": "weights/efficient_sam_vitt.pt"},
               "training": {"epochs": 20, "batch_size": 2, "learning_rate": 5e-4, "optimizer": "adamw", "scheduler": "cosine", "weight_decay": 1e-4, "warmup_epochs": 2, "grad_clip_norm": 1.0, "num_workers": 2},
               "data": {"target_size": 1024, "max_objects": 10, "iou_threshold": 0.5, "random_box_augmentation": True, "box_noise_scale": 0.1},

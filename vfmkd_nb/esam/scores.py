@@ -116,11 +116,20 @@ def score_rows(
 
 def _row(record: ImageRecord, obj: ObjectRecord, truth: Tensor, masks: Tensor, iou: Tensor, width: int) -> dict:
     "Scores of one object: truth (h, w) and candidates (K, h, w) in a window that holds all of both, predicted IoU (K,)."
-    every, pick = mask_iou(masks, truth[None].expand_as(masks)), int(iou.argmax())         # (K,)
+    near = tight_window(truth)                                                             # all that can overlap lies here
+    every, pick = _iou_near(masks, truth[None], near), int(iou.argmax())                   # (K,)
     value, predicted = float(every[pick]), float(iou[pick])
-    edge = float(boundary_iou(masks[pick:pick + 1], truth[None], width))
+    ring = torch.zeros_like(truth)
+    ring[near] = boundary_band(truth[near][None], width)[0]
+    edge = float(_iou_near(boundary_band(masks[pick:pick + 1], width), ring[None], near))
     return {"id": obj.id, "image": record.path.name, "category": obj.category, "area": int(truth.sum()), "iou": value, "dice": 2 * value / (1 + value), "boundary_iou": edge,
             "predicted_iou": predicted, "iou_error": abs(predicted - value), "oracle_iou": float(every.max())}
+
+def _iou_near(masks: Tensor, truth: Tensor, near: Window) -> Tensor:
+    "IoU (K,) of masks (K, h, w) with a truth (1, h, w) that has no pixel outside a window."
+    both = (masks[(slice(None), *near)] & truth[(slice(None), *near)]).sum((1, 2))
+    either = masks.flatten(1).count_nonzero(1) + truth.count_nonzero() - both
+    return torch.where(either > 0, both / either.clamp(min=1), 1.0)
 
 def score_logits(
     record: ImageRecord,

@@ -28,12 +28,13 @@ from ..core.plots import COLOURS, draw_boxes, overlay_mask, tile
 from ..core.runs import Run, run_place
 from ..core.teachers import seeded
 from ..core.train import FitResult, evaluate, fit
+from ..core.trust import check_teacher
 from .data import EsamConfig, EsamSamples, read_data
 from .distill import Distiller, decoder_taps, ramp
 from .lora import add_lora
 from .losses import AdaptiveWeights, segmentation_loss, true_iou
 from .model import EfficientSAM
-from .promptable import EsamPromptable, Promptable, decode_prompts, embedded_path, load_promptable, make_variant, read_model
+from .promptable import EsamPromptable, Promptable, decode_prompts, embedded_path, gate_way, load_promptable, make_variant, read_model
 from .prompts import jitter_boxes
 from .scores import boundary_band, fill_box, score_logits, score_rows, summary, tight_window
 
@@ -214,13 +215,15 @@ def train_esam(
     resume: bool = True,
     audit: Callable | None = None,     # as in `core.train.fit`
 ) -> EsamResult:
-    "Fine-tune, distil if there is a teacher, and measure before and after. Raises `BadInput` in one sentence."
+    "Fine-tune, distil if there is a teacher that passes its gate, and measure before and after. Raises `BadInput` in one sentence."
     folder, phase = run_place(run, run_dir, "train_esam")
     store = store or FeatureStore()
     with phase("features"): train, val, teacher = make_samples(config, store)
     config = warmed(config, len(train))
     task = EsamTask(config, teacher)
     if run: run.note(data=data_facts(config.images_dir, train, val), teacher=_teacher_record(teacher), cache=store.stats.record(), evaluation=evaluation_terms(config))
+    gate = {"status": "no teacher"} if teacher is None else check_teacher(teacher, gate_way(teacher), teacher.size, teacher.resize)
+    if run: run.note(teacher_gate=gate)
     with phase("zero-shot"): before, rows = evaluate(task, val, config), task.per_object
     with phase("training"): done = fit(task, train, val, config, folder, resume=resume, audit=audit)
     with phase("evaluation"): metrics = evaluate(task, val, config)
