@@ -1,4 +1,6 @@
 """Every chapter's widget in JupyterLab in Chromium: it appears, a control changes the picture, errors are absent, and nothing asks an outside host."""
+from pathlib import Path
+
 import pytest
 from lab import CHROMIUM, opened
 
@@ -57,6 +59,7 @@ def test_box_explorer_in_jupyterlab(tmp_path, monkeypatch):
     from vfmkd_nb.core.plots import COLOURS, enlarge
     from vfmkd_nb.core.teachers import pca_colours
 
+    monkeypatch.setenv("VFMKD_HOME", str(Path(__file__).parents[1]))  # the kernel works in a folder of its own
     monkeypatch.setenv("VFMKD_DATA", str(tmp_path / "data"))
     options = {"image_size": 128, "train_images": 8, "val_images": 3, "epochs": 3, "batch_size": 4, "warmup_steps": 2, "passport_samples": 0}
     result = train_boxes(BoxConfig(**options), run_dir=tmp_path / "run", store=FeatureStore(tmp_path / "store"))
