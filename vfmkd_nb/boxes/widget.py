@@ -136,20 +136,19 @@ class BoxCanvas(anywidget.AnyWidget):
     colours = traitlets.Dict({k: list(COLOURS[k]) for k in ("target", "student", "false")}).tag(sync=True)
 
 # %% ../../nbs/boxes/05_widget.ipynb #e01db75c
-ORDERS = {"made worse first": ("gain", True), "largest loss first": ("loss", False), "largest gain first": ("gain", False)}
+ORDERS = {"made worse first": ["worse", "loss"], "largest loss first": ["loss"], "largest gain first": ["gain"]}  # columns, all falling
 
 def ranking(
     boxes: pd.DataFrame,            # of an evaluation: `BoxTask.per_box`
     order: str = "made worse first",
     l1_weight: float = 1., iou_weight: float = 2.,
-) -> pd.DataFrame:                  # id, object, before, after, gain, loss, sorted
-    "Boxes in one of the `ORDERS`. Raises `BadInput` for another."
+) -> pd.DataFrame:                  # id, object, before, after, gain, loss, worse, sorted
+    "Boxes in one of the `ORDERS`; those made worse come first in the first, each part by its loss. Raises `BadInput` for another."
     if order not in ORDERS: raise BadInput(f"order {order!r} is unknown, expected one of {', '.join(ORDERS)}.")
     last = max((c for c in boxes if c.startswith("iou_")), key=lambda c: int(c[4:]))
     rows = pd.DataFrame({"id": boxes["id"], "object": boxes["object"], "before": boxes["iou_0"], "after": boxes[last],
-                         "gain": boxes[last] - boxes["iou_0"], "loss": l1_weight*boxes["l1"] + iou_weight*boxes["giou_loss"]})
-    column, ascending = ORDERS[order]
-    return rows.sort_values(column, ascending=ascending, kind="stable").reset_index(drop=True)
+                         "gain": boxes[last] - boxes["iou_0"], "loss": l1_weight*boxes["l1"] + iou_weight*boxes["giou_loss"], "worse": boxes["made_worse"].astype(bool)})
+    return rows.sort_values(ORDERS[order], ascending=False, kind="stable").reset_index(drop=True)
 
 # %% ../../nbs/boxes/05_widget.ipynb #822e6411
 class BoxExplorer:
@@ -185,7 +184,7 @@ class BoxExplorer:
     def _list(self) -> None:
         "Fill the list of boxes."
         self.ranked = ranking(self.boxes, self.controls["order"].value, self.config.l1_weight, self.config.iou_weight)
-        options = [(f"{r['before']:.2f} to {r['after']:.2f}  loss {r['loss']:.3f}  {r['id']} #{r['object']}", i) for i, r in self.ranked.head(200).iterrows()]
+        options = [(f"{'worse  ' if r['worse'] else ''}{r['before']:.2f} to {r['after']:.2f}  loss {r['loss']:.3f}  {r['id']} #{r['object']}", i) for i, r in self.ranked.head(200).iterrows()]
         self._busy = True
         self.controls["box"].options = options
         self.controls["box"].value = None
@@ -195,8 +194,12 @@ class BoxExplorer:
         "Show another image."
         if self._busy: return
         i = self.controls["image"].value
-        self.sample, r = self.result.val.get(i, None), self.result.val.data.images[i]
-        self.photo = np.ascontiguousarray(self.result.teacher.transform(Frame(r.height, r.width)).image(read_image(r)).permute(1, 2, 0).numpy())
+        r = self.result.val.data.images[i]
+        try: sample, image = self.result.val.get(i, None), read_image(r)
+        except BadInput as e:  # the picture is gone or damaged: say so, and stay with the one shown
+            self.text = self.said.value = f"{self.names[i]} cannot be shown: {e}"
+            return
+        self.sample, self.photo = sample, np.ascontiguousarray(self.result.teacher.transform(Frame(r.height, r.width)).image(image).permute(1, 2, 0).numpy())
         shown = self.photo if self.controls["background"].value == "image" else enlarge(pca_colours(self.sample["features"]), self.photo.shape[:2])
         self.canvas.selected = min(self.canvas.selected, len(self.sample["true"]) - 1)
         self.canvas.frame, self.canvas.true, self.canvas.photo = list(self.photo.shape[:2]), self.sample["true"].tolist(), jpeg_bytes(shown, 88)

@@ -148,7 +148,7 @@ def _doctor(a: argparse.Namespace) -> int:
 def _features_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", choices=["stats", "verify", "gc", "extract", "export", "import"],
                         help="stats: sizes; verify: check every entry, or every shard of PLACE; gc: remove quarantined and abandoned files; extract: features of the images in PLACE; export: the store as shards in PLACE; import: shards of PLACE into the store")
-    parser.add_argument("place", nargs="?", metavar="PLACE", help="a folder of images, or of shards (also a URL that fsspec knows)")
+    parser.add_argument("place", nargs="?", metavar="PLACE", help="a folder of images, or of shards (also a URL that fsspec can read or, for export, write)")
     parser.add_argument("--root", type=Path, help="the store's folder [data/features]")
     parser.add_argument("--shard-mb", type=float, default=256, help="export: size of a shard [256]")
     parser.add_argument("--namespace", help="export: entries of this teacher only, as `stats` names it")

@@ -71,6 +71,11 @@ def shard_index(folder: str | Path, name: str, deep: bool = True) -> dict[str, A
     if not tar.is_file() or tar.stat().st_size != found["size"]: return None
     return found if not deep or file_digest(tar) == found["sha256"] else None
 
+def _manifest(shards: Sequence[Mapping], about: Mapping[str, Any] = {}) -> str:
+    "The manifest of some shards, as text."
+    entries = {key: [i, *place] for i, s in enumerate(shards) for key, place in s["entries"].items()}
+    return json.dumps({"version": VERSION, "shards": [{k: s[k] for k in ("name", "file", "size", "sha256")} for s in shards], "entries": entries, **about}, sort_keys=True)
+
 def publish(
     folder: str | Path,
     names: Sequence[str],             # of the shards that belong to the set
@@ -79,10 +84,7 @@ def publish(
     "Write the manifest if every shard is there and sound. Doing it again changes nothing."
     shards = [shard_index(folder, n) for n in names]
     if not all(shards): return None
-    entries = {key: [i, *place] for i, s in enumerate(shards) for key, place in s["entries"].items()}
-    content = {"version": VERSION, "shards": [{k: s[k] for k in ("name", "file", "size", "sha256")} for s in shards], "entries": entries, **about}
-    text = json.dumps(content, sort_keys=True)
-    path = Path(folder)/MANIFEST
+    text, path = _manifest(shards, about), Path(folder)/MANIFEST
     return path if path.is_file() and path.read_text() == text else atomic_write(path, text)
 
 # %% ../../nbs/core/09a_shards.ipynb #7b8e2728
@@ -93,22 +95,44 @@ def _verified(path: Path) -> bytes:
     except CorruptEntry as e: raise BadInput(f"entry {path.stem[:12]}… of {path.parents[1].name} is damaged ({e}); `vfmkd features verify` moves it aside.") from None
     return data
 
-def export_shards(
-    store: FeatureStore,
-    folder: str | Path,                  # local; copy it anywhere afterwards, the manifest last
-    *,
-    namespace: str | None = None,        # a teacher's entries only; None: all of the store
-    shard_mb: float = 256,               # size of a shard, about
-) -> Path:                               # the manifest
-    "Write a store's entries as shards. Shards that are already there and sound are kept. Raises `BadInput`."
-    paths = sorted((p for p in store._entries() if namespace in (None, p.parts[-3])), key=lambda p: p.stem)
-    if not paths: raise BadInput(f"store {store.root} has no entries" + (f" of {namespace!r}; it has {', '.join(store.sizes().index) or 'none at all'}." if namespace else "."))
+def _sent_shard(fs: Any, root: str, name: str, paths: Sequence[Path]) -> dict[str, Any]:
+    "Make and send one shard, its index after it, unless it is there whole; its index."
+    try: there = json.loads(fs.cat_file(f"{root}/{name}.json"))
+    except FileNotFoundError: there = None
+    if there and list(there["entries"]) == [p.stem for p in paths] and fs.exists(tar := f"{root}/{there['file']}") and fs.size(tar) == there["size"]: return there
+    with tempfile.TemporaryDirectory() as folder:
+        made = write_shard(folder, name, ((p.stem, _verified(p)) for p in paths))
+        for file in (made["file"], f"{name}.json"): fs.put_file(f"{folder}/{file}", f"{root}/{file}")
+    return made
+
+def _groups(paths: Iterable[Path], shard_mb: float) -> list[list[Path]]:
+    "Files in their order, cut where a shard is full."
     groups, filled = [[]], 0
     for p in paths:
         if filled >= shard_mb*1e6: groups.append([]); filled = 0
         groups[-1].append(p); filled += p.stat().st_size
-    stem = namespace or "features"
+    return groups
+
+def export_shards(
+    store: FeatureStore,
+    folder: str | Path,                  # a folder, or a URL that fsspec can write
+    *,
+    namespace: str | None = None,        # a teacher's entries only; None: all of the store
+    shard_mb: float = 256,               # size of a shard, about
+    **options,                           # of the fsspec file system
+) -> Path | str:                         # the manifest
+    "Write a store's entries as shards, the manifest last. Shards that are already there are kept. Raises `BadInput`."
+    paths = sorted((p for p in store._entries() if namespace in (None, p.parts[-3])), key=lambda p: p.stem)
+    if not paths: raise BadInput(f"store {store.root} has no entries" + (f" of {namespace!r}; it has {', '.join(store.sizes().index) or 'none at all'}." if namespace else "."))
+    stem, groups = namespace or "features", _groups(paths, shard_mb)
     names = [f"{stem}-{i:05d}" for i in range(len(groups))]
+    if "://" in str(folder):
+        if str(folder).startswith("http"): raise BadInput(f"shards cannot be written to {folder}: HTTP is for reading; write to a folder or an object store behind it.")
+        fs, root = fsspec.core.url_to_fs(str(folder).rstrip("/"), **options)
+        fs.makedirs(root, exist_ok=True)
+        shards = [_sent_shard(fs, root, name, group) for name, group in zip(names, groups)]
+        fs.pipe_file(f"{root}/{MANIFEST}", _manifest(shards).encode())
+        return f"{str(folder).rstrip('/')}/{MANIFEST}"
     for name, group in zip(names, groups):
         there = shard_index(folder, name)
         if there and list(there["entries"]) == [p.stem for p in group]: continue
