@@ -170,7 +170,7 @@ class BoxExplorer:
         self.canvas, self.said, self.zoom = BoxCanvas(width=width), widgets.HTML(), widgets.Image(format="jpeg")
         self._busy = False
         c = self.controls
-        self.panel = widgets.HBox([widgets.VBox(list(c.values())), widgets.VBox([self.canvas, self.said, self.zoom])])
+        self.panel = widgets.HBox([widgets.VBox(list(c.values()), layout=widgets.Layout(flex="0 0 auto", min_width="350px")), widgets.VBox([self.canvas, self.said, self.zoom])])
         for name in ("image", "background"): c[name].observe(lambda _: self._load(), "value")
         for name in ("noise", "draw"): c[name].observe(lambda _: self._disturb(), "value")
         c["steps"].observe(lambda _: self._refine(), "value")
