@@ -90,6 +90,7 @@ def slide(page, k: int) -> None:
     settled(page)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not CHROMIUM.exists(), reason="no /usr/bin/chromium")
 def test_the_screen_is_what_the_functions_give(tmp_path):
     torch.set_num_threads(1)
@@ -122,8 +123,8 @@ def test_the_screen_is_what_the_functions_give(tmp_path):
         page.locator(".jp-OutputArea select").first.select_option("area")
         shows(page, keep=.35, expansion=.4, patch=2, kind="area")
         assert page.locator(".jp-OutputArea table").last.inner_text() != table
-        area = float(ask(page, "print(e.found['area'].shares.loc['small_obj', 'area'])"))
-        assert f"{area:.2f}" in page.locator(".jp-OutputArea table tr", has_text="small_obj").last.inner_text()
+        area = float(ask(page, "print(e.found['area'].shares.loc['large_obj', 'area'])"))
+        assert f"{area:.2f}" in page.locator(".jp-OutputArea table tr", has_text="large_obj").last.inner_text()
         if shots := os.environ.get("VFMKD_SHOTS"):
             page.screenshot(path=f"{shots}/cass_widget.png")
 
