@@ -17,7 +17,7 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from ..core.checkpoint import load_weights
-from ..core.cli import _Parser
+from ..core.cli import Parser
 from ..core.coco import CocoData, ImageRecord, read_coco
 from ..core.config import BadInput, atomic_write, canonical_json, file_digest
 from ..core.data import sample_rng
@@ -133,7 +133,7 @@ def refine_file(predictor: Predictor, data: CocoData, out: str | Path) -> Path:
 # %% ../../nbs/boxes/04_predict.ipynb #6dea436e
 def command(argv: Sequence[str]) -> int:
     "`vfmkd predict boxes …`: refine the boxes of a COCO file. Returns 1 if records of it were lost. Raises `BadInput`."
-    parser = _Parser(prog="vfmkd predict boxes", description="boxes of a COCO file made exact by a trained refiner")
+    parser = Parser(prog="vfmkd predict boxes", description="boxes of a COCO file made exact by a trained refiner")
     parser.add_argument("--checkpoint", required=True, help=f"a run of the report boxes (id or folder), or its {REFINER_FILE}")
     for name, said in {"images": "folder of pictures", "boxes": "a COCO file with coarse boxes", "out": "the COCO file to write"}.items(): parser.add_argument(f"--{name}", type=Path, required=True, help=said)
     parser.add_argument("--device", default="cpu", help="[cpu]")
