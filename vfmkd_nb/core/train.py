@@ -380,7 +380,7 @@ def _give_up(run: Run, record: dict[str, Any]) -> None:
     dump = run.dir/"nonfinite"
     if run.first:
         plain = lambda x: {k: plain(v) for k, v in x.items()} if isinstance(x, dict) else [plain(v) for v in x] if isinstance(x, list | tuple) else x if isinstance(x, Tensor | int | float | str | None) else repr(x)
-        path = save_checkpoint(dump, run.step, {"model": dict(run.task.model.state_dict()), "batch": plain(run.batch), "record": plain(record)}, keep_last=1)
+        save_checkpoint(dump, run.step, {"model": dict(run.task.model.state_dict()), "batch": plain(run.batch), "record": plain(record)}, keep_last=1)
         run.log.flush()
     raise FitError(f"the loss was not finite in {run.nonfinite} steps in a row, up to step {run.step} ({record['skipped']}; images {', '.join(record['ids'])}): lower lr, or look at the batch and weights in {dump}.")
 
