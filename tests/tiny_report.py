@@ -1,6 +1,7 @@
 """A report notebook without torch, for tests that start many: it "trains" for as long as it is told, logs as a trainer does, and finishes with a number."""
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -61,7 +62,8 @@ def vfmkd(env: dict[str, str], *argv: str, cwd: Path | None = None) -> subproces
 
 def start_vfmkd(env: dict[str, str], *argv: str) -> subprocess.Popen:
     """The console command, not waited for."""
-    return subprocess.Popen([*COMMAND, *argv], env={**os.environ, **env}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    heard = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background job would ignore it
+    return subprocess.Popen([*COMMAND, *argv], env={**os.environ, **env}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=heard)
 
 
 def records(reports: Path) -> list[dict]:
