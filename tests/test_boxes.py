@@ -202,7 +202,7 @@ def test_heads_of_the_sam_family_shapes():
 @pytest.mark.parametrize("name, annotations", [("pcb_photo_defects", "instances"), ("deeppcb", "boxes"), ("coco_small", "instances")])
 def test_real_photographs(real_data, data, name, annotations):
     """A short run on real pictures: it reads them, trains inside the bounds, and its cache is warm the second time."""
-    config = BoxConfig(images_dir=str(real_data / name), annotations=annotations, image_size=256, train_images=16, val_images=8, epochs=2, batch_size=4)
+    config = BoxConfig(images_dir=str(real_data / name), annotations=annotations, image_size=256, train_images=16, val_images=8, epochs=2, batch_size=4, warmup_steps=2, noise_kind="uniform")  # the noise of the promise, .25
     result = train_boxes(config, run_dir=data / "run")
     assert over_bounds(result.fit.steps) == {} and abs(result.metrics["iou_before"] - .62) < .06
     warm = FeatureStore()
