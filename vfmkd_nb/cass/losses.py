@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..core.config import BadInput, nearest
+from ..core.config import BadInput, hint
 from .targets import batch_masks, merge_max, require_decay
 
 # %% ../../nbs/cass/01_losses.ipynb #5790071d
@@ -22,7 +22,7 @@ VFL_ALPHA, VFL_GAMMA, VFL_CLAMP, QFL_BETA = 0.75, 2.0, 8.0, 2.0
 
 def _known(name: str, names: Sequence[str], what: str) -> str:
     "The name itself. Raises `BadInput` with the nearest one."
-    if name not in names: raise BadInput(f"unknown {what} {name!r}" + (f"; did you mean {near!r}?" if (near := nearest(name, names)) else f"; expected one of {', '.join(names)}."))
+    if name not in names: raise BadInput(f"unknown {what} {name!r}{hint(name, names)}")
     return name
 
 def base_parts(

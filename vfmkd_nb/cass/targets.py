@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..core.config import BadInput, nearest
+from ..core.config import BadInput, hint
 
 # %% ../../nbs/cass/00_targets.ipynb #4512f01d
 def patch_grid(feat_hw: tuple[int, int], patch: int) -> tuple[int, int]:
@@ -103,7 +103,7 @@ def object_masks(
 # %% ../../nbs/cass/00_targets.ipynb #6037fcfe
 def require_decay(decay: str) -> str:
     "The name itself. Raises `BadInput` with the nearest name for an unknown one."
-    if decay not in DECAYS: raise BadInput(f"unknown decay {decay!r}" + (f"; did you mean {near!r}?" if (near := nearest(decay, DECAYS)) else f"; expected one of {', '.join(DECAYS)}."))
+    if decay not in DECAYS: raise BadInput(f"unknown decay {decay!r}{hint(decay, DECAYS)}")
     return decay
 
 def batch_masks(

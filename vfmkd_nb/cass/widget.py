@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ..core.config import BadInput, nearest
+from ..core.config import BadInput, hint
 from ..core.data import torch_rng
 from ..core.plots import heatmap, to_uint8
 from ..core.widgets import Canvas, Explorer, Layer, boxes_of, dropdown, slider, tint
@@ -112,7 +112,7 @@ class BiasExplorer(Explorer):
     ):
         if features.ndim != 3: raise BadInput(f"features have shape {tuple(features.shape)}, expected (C, h, w).")
         for kind in kinds:
-            if kind not in KINDS: raise BadInput(f"unknown kind {kind!r}; did you mean {nearest(kind, KINDS)!r}?")
+            if kind not in KINDS: raise BadInput(f"unknown kind {kind!r}{hint(kind, KINDS)}")
         self.image, self.features, self.shares = to_uint8(image), features.detach().cpu().float(), widgets.HTML()
         controls = {"left": dropdown(KINDS, kinds[0], "kind"), "right": dropdown(KINDS, kinds[1], "beside"), "expansion": slider(0, 1, .3, .1, "expansion", live=False),
                     "keep": slider(.05, 1, .3, .05, "keep ratio", live=False), "patch": slider(1, 8, 1, 1, "patch size", live=False), "steps": slider(0, 100, 20, 10, "steps", live=False)}

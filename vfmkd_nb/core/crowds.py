@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .config import BadInput, digest, nearest
+from .config import BadInput, digest, hint
 from .scenes import CATEGORIES, Scene, SceneObject, _DRAW, _SIDES, _SS, _assemble, _board, made_once, _photograph, _rotate, write_scenes
 
 # %% ../../nbs/core/03a_crowds.ipynb #b9aff274
@@ -65,7 +65,7 @@ def make_crowd(
 ) -> Scene:
     "A crowded board. Raises `BadInput` for a bad seed, size, count or layout."
     height, width = (size, size) if isinstance(size, int) else size
-    if layout not in LAYOUTS: raise BadInput(f"unknown layout {layout!r}" + (f"; did you mean {near!r}?" if (near := nearest(layout, LAYOUTS)) else f"; expected one of {', '.join(LAYOUTS)}."))
+    if layout not in LAYOUTS: raise BadInput(f"unknown layout {layout!r}{hint(layout, LAYOUTS)}")
     if min(height, width) < 64: raise BadInput(f"scene size {height}×{width} is too small for a crowd; expected at least 64 pixels a side.")
     if min(seed, small, large) < 0: raise BadInput(f"seed {seed}, small {small}, large {large}; expected none below 0.")
     rng = np.random.default_rng([VERSION, seed, height, width, LAYOUTS.index(layout), small, large])

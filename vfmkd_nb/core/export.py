@@ -80,9 +80,9 @@ class OnnxModel:
         if not Path(path).is_file(): raise BadInput(f"ONNX file {path} does not exist.")
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads or torch.get_num_threads()
-        self.path, (failures) = Path(path), _failures()
+        self.path = Path(path)
         try: self.session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except failures as e: raise BadInput(f"{path} is no ONNX file that onnxruntime can run: {' '.join(str(e).split())[:160]}.") from None
+        except _failures() as e: raise BadInput(f"{path} is no ONNX file that onnxruntime can run: {' '.join(str(e).split())[:160]}.") from None
         self.inputs, self.outputs = [x.name for x in self.session.get_inputs()], [x.name for x in self.session.get_outputs()]
 
     def __call__(self, **inputs: Tensor) -> dict[str, Tensor]:

@@ -14,8 +14,8 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from .checkpoint import checkpoints, load_checkpoint
-from .config import BadInput, nearest
+from .checkpoint import checkpoint_step, checkpoints, load_checkpoint
+from .config import BadInput, hint
 from .plots import curves
 from .runs import RunInfo, find_run
 from .steplog import read_log
@@ -38,8 +38,7 @@ def saved_states(run: RunInfo) -> list[SavedState]:
     "The checkpoints of a run that end an epoch, oldest first; `keep_last` of its configuration decided how many there are."
     _, epochs = read_log(run.dir)
     ends = dict(zip(epochs["step"], epochs["epoch"])) if len(epochs) else {}
-    found = [(p, int(p.stem.removeprefix("step-"))) for p in checkpoints(run.dir/"checkpoints")]
-    return [SavedState(p, step, int(ends[step])) for p, step in found if step in ends]
+    return [SavedState(p, step, int(ends[step])) for p in checkpoints(run.dir/"checkpoints") if (step := checkpoint_step(p)) in ends]
 
 class OpenRun:
     "A run to look into: `run`, `steps` and `epochs` (its log), `scores` (a row per image, or per object)."
@@ -52,7 +51,7 @@ class OpenRun:
     def curves(self, names: Sequence[str] = ()) -> Figure:
         "Values by epoch; without names: the training loss and the main metric. Raises `BadInput` for a name that the log lacks."
         names = list(names) or [n for n in ("train_total", (self.run.main or {}).get("name")) if n in self.epochs]
-        if unknown := [n for n in names if n not in self.epochs]: raise BadInput(f"the log has no {unknown[0]!r}; did you mean {nearest(unknown[0], self.epochs.columns)!r}?")
+        if unknown := [n for n in names if n not in self.epochs]: raise BadInput(f"the log has no {unknown[0]!r}{hint(unknown[0], self.epochs.columns)}")
         if not names: raise BadInput(f"run {self.run.id} has logged no epoch.")
         return curves(self.epochs.assign(variant=self.run.id, seed=0), "epoch", names)
 
@@ -66,7 +65,7 @@ class OpenRun:
         "The cases that are worst by one column, filtered by others: `worst(category='chip', area=(0, 500))`. Raises `BadInput` for a column that is not there."
         if self.scores is None: raise BadInput(f"run {self.run.id} wrote no scores by image.")
         for name in (by, *where):
-            if name not in self.scores: raise BadInput(f"the scores have no column {name!r}; did you mean {nearest(name, self.scores.columns)!r}?")
+            if name not in self.scores: raise BadInput(f"the scores have no column {name!r}{hint(name, self.scores.columns)}")
         rows = self.scores
         for name, value in where.items():
             column = rows[name]

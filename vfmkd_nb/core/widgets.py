@@ -9,6 +9,7 @@ __all__ = ['Layer', 'tint', 'difference', 'Canvas', 'boxes_of', 'ObjectTable', '
 # %% ../../nbs/core/07a_widgets.ipynb #ed5eb596
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -24,7 +25,7 @@ import pandas as pd
 import traitlets
 from PIL import Image
 
-from .config import BadInput, atomic_write, digest, nearest, reports_dir
+from .config import BadInput, atomic_write, hint, reports_dir
 from .pages import data_uri
 from .plots import COLOURS, draw_boxes, enlarge, heatmap, jpeg_bytes, png_bytes, tile
 
@@ -436,9 +437,12 @@ class Explorer:
     def _on_canvas(self, change) -> None:
         if not self._quiet: self.refresh(change.name)
 
+    @contextmanager
     def hold(self):
         "A `with` block in which changes made by the program do not call `update`."
-        return _Quiet(self)
+        was, self._quiet = self._quiet, True
+        try: yield
+        finally: self._quiet = was
 
     def session(self) -> dict[str, Any]:
         "Everything that a reader has set, as JSON values: controls by name, boxes, choice, zoom, opacity."
@@ -448,7 +452,7 @@ class Explorer:
     def restore(self, session: Mapping[str, Any]) -> "Explorer":
         "Set everything as a session says. Raises `BadInput`, before anything is changed, for another explorer's session, an unknown control, or a value that it cannot have."
         if (of := session.get("explorer")) != type(self).__name__: raise BadInput(f"this session is of {of}, not of {type(self).__name__}.")
-        if unknown := set(session.get("controls", {})) - set(self.controls): raise BadInput(f"the session sets {sorted(unknown)[0]!r}; did you mean {nearest(sorted(unknown)[0], self.controls)!r}?")
+        if unknown := set(session.get("controls", {})) - set(self.controls): raise BadInput(f"the session sets {sorted(unknown)[0]!r}{hint(sorted(unknown)[0], self.controls)}")
         values = {name: _allowed(name, self.controls[name], value) for name, value in session.get("controls", {}).items()}
         with self.hold():
             for name, value in values.items(): self.controls[name].value = value
@@ -500,12 +504,6 @@ class Explorer:
 
 _SESSION = ("boxes", "selected", "point", "zoom", "opacity")
 
-class _Quiet:
-    "While it is open, an explorer's `update` is not called."
-    def __init__(self, explorer: Explorer): self.explorer = explorer
-    def __enter__(self): self.was, self.explorer._quiet = self.explorer._quiet, True
-    def __exit__(self, *error): self.explorer._quiet = self.was
-
 def _allowed(name: str, control: widgets.Widget, value: Any) -> Any:
     "A session's value as the control takes it. Raises `BadInput`."
     if isinstance(control, widgets.Dropdown):
@@ -523,8 +521,7 @@ def scrubber(
 ) -> str:                             # HTML that needs nothing outside itself
     "A range slider over pictures for a static page. Raises `BadInput` unless there is a line for each picture."
     if not frames or len(texts) != len(frames): raise BadInput(f"{len(frames)} pictures came with {len(texts)} lines of text; expected as many and at least one.")
-    name = f"scrub-{digest([title, *frames, *texts])[:10]}"
     cells = "".join(f'<figure data-step="{k}" {"" if k == len(frames) - 1 else "hidden"}><img alt="{escape(title)} {escape(str(label))}" src="{data_uri(jpeg_bytes(picture, 78))}" style="max-width:100%"><figcaption>{escape(title)} {escape(str(label))}: {escape(text)}</figcaption></figure>'
                     for k, ((label, picture), text) in enumerate(zip(frames.items(), texts)))
     turn = "for (const f of this.closest('div').querySelectorAll('figure')) f.hidden = f.dataset.step !== this.value"
-    return f'<div id="{name}"><label>{escape(title)} <input type="range" min="0" max="{len(frames) - 1}" value="{len(frames) - 1}" step="1" oninput="{turn}" style="width:320px"></label>{cells}</div>'
+    return f'<div><label>{escape(title)} <input type="range" min="0" max="{len(frames) - 1}" value="{len(frames) - 1}" step="1" oninput="{turn}" style="width:320px"></label>{cells}</div>'

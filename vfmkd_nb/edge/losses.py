@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..core.config import BadInput, nearest
+from ..core.config import BadInput, hint
 from ..core.losses import balanced_pos_weight, check_pair, dice_loss, masked_bce, sigmoid_focal
 from .targets import WEIGHT_MAPS, fgd_masks
 
@@ -34,7 +34,7 @@ OUTSIDE = 0.1  # weight outside the band in `band_soft`
 
 def require_mask(mask: str) -> str:
     "The mode itself. Raises `BadInput` with the nearest name for an unknown one."
-    if mask not in MASKS: raise BadInput(f"unknown mask {mask!r}" + (f"; did you mean {near!r}?" if (near := nearest(mask, MASKS)) else f"; expected one of {', '.join(MASKS)}."))
+    if mask not in MASKS: raise BadInput(f"unknown mask {mask!r}{hint(mask, MASKS)}")
     return mask
 
 def mask_weights(
@@ -138,7 +138,7 @@ def _pooled(features: Tensor, conv: nn.Conv2d) -> Tensor:
 
 def _require_weight_map(name: str) -> str:
     "The name itself. Raises `BadInput` with the nearest name for an unknown one."
-    if name not in WEIGHT_MAPS: raise BadInput(f"unknown foreground {name!r}; did you mean {nearest(name, WEIGHT_MAPS) or 'box'!r}?")
+    if name not in WEIGHT_MAPS: raise BadInput(f"unknown foreground {name!r}{hint(name, WEIGHT_MAPS)}")
     return name
 
 def _aligned(
@@ -165,7 +165,7 @@ class FGDLoss(nn.Module):
     @classmethod
     def preset(cls, name: str, student_channels: int, teacher_channels: int) -> "FGDLoss":
         "With a published set of weights: official, two_stage, fcos or document."
-        if name not in FGD_PRESETS: raise BadInput(f"unknown FGD preset {name!r}; did you mean {nearest(name, FGD_PRESETS) or 'official'!r}?")
+        if name not in FGD_PRESETS: raise BadInput(f"unknown FGD preset {name!r}{hint(name, FGD_PRESETS)}")
         return cls(student_channels, teacher_channels, **FGD_PRESETS[name])
 
     def forward(

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..core.coco import ImageRecord, Problems
-from ..core.config import BadInput, digest, file_digest, nearest
+from ..core.config import BadInput, digest, file_digest, hint
 from ..core.features import FeatureStore, feature_record
 from ..core.teachers import preprocessing_record
 
@@ -60,7 +60,7 @@ def combine_annotators(
     how: str = "any", # one of `COMBINE`
 ) -> Tensor:          # (H, W) float in 0..1
     "One edge map from several people's. Raises `BadInput` for no map or an unknown way."
-    if how not in COMBINE: raise BadInput(f"unknown way to combine annotators {how!r}; did you mean {nearest(how, COMBINE) or 'any'!r}?")
+    if how not in COMBINE: raise BadInput(f"unknown way to combine annotators {how!r}{hint(how, COMBINE)}")
     if maps.ndim != 3 or not len(maps): raise BadInput(f"annotators' maps have shape {tuple(maps.shape)}, expected (A, H, W) with A ≥ 1.")
     share = maps.float().mean(0)
     return share if how == "mean" else (share > (0 if how == "any" else .5)).float()

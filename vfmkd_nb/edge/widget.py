@@ -9,14 +9,13 @@ __all__ = ['View', 'Inside', 'look_inside', 'view_panels', 'MaskExplorer', 'expl
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
 import traitlets
 from torch import Tensor
 
-from ..core.config import BadInput, nearest
+from ..core.config import BadInput, hint
 from ..core.opened import saved_states
 from ..core.plots import COLOURS, edge_errors, heatmap
 from ..core.runs import RunInfo
@@ -178,7 +177,7 @@ def reopen(
     _, val, teacher = make_samples(config)
     index = {val.sample_id(i): i for i in range(len(val))}
     for name in images:
-        if name not in index: raise BadInput(f"image {name!r} is not in the validation set of run {run.id}; did you mean {nearest(name, index)!r}?")
+        if name not in index: raise BadInput(f"image {name!r} is not in the validation set of run {run.id}{hint(name, index)}")
     names, states = list(images) or list(index)[:6], saved_states(run)
     if not states: raise BadInput(f"run {run.id} in {run.dir} has kept no weights.")
     samples, task, saved = [val.get(index[n], None) for n in names], EdgeTask(config, teacher), {}

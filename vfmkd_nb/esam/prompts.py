@@ -9,7 +9,7 @@ __all__ = ['box_prompt', 'jitter_boxes']
 import torch
 from torch import Tensor
 
-from ..core.config import BadInput, nearest
+from ..core.config import BadInput, hint
 
 # %% ../../nbs/esam/01_prompts.ipynb #4931ca0b
 _CORNERS = {"two": ((0, 1, 2, 3), (2, 3)), "four": ((0, 1, 2, 1, 0, 3, 2, 3), (2, 2, 3, 3))}  # columns of xyxy, labels
@@ -19,7 +19,7 @@ def box_prompt(
     corners: str = "two",  # "two": the encoding of the pretrained weights; "four": the source document's
 ) -> tuple[Tensor, Tensor]: # points (…, P, 2), labels (…, P) int64; P is 2 or 4
     "The prompt points and labels of boxes. Raises `BadInput` for a wrong shape, unordered corners or values that are not finite."
-    if corners not in _CORNERS: raise BadInput(f"unknown corner form {corners!r}; did you mean {nearest(corners, _CORNERS) or 'two'!r}?")
+    if corners not in _CORNERS: raise BadInput(f"unknown corner form {corners!r}{hint(corners, _CORNERS)}")
     if boxes.shape[-1:] != (4,): raise BadInput(f"boxes have shape {tuple(boxes.shape)}, expected (…, 4) with x1, y1, x2, y2 in pixels.")
     if not torch.isfinite(boxes).all(): raise BadInput("a box holds NaN or infinity.")
     if (boxes[..., 2:] < boxes[..., :2]).any(): raise BadInput("a box has x2 < x1 or y2 < y1; expected x1, y1, x2, y2 (is it x, y, width, height?).")

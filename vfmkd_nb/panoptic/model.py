@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from timm.models.regnet import RegNet, RegNetCfg
 from torch import Tensor, nn
 
-from ..core.config import BadInput, nearest
+from ..core.config import BadInput, hint
 from ..core.teachers import IMAGENET
 
 # %% ../../nbs/panoptic/02_model.ipynb #ad154db4
@@ -32,7 +32,7 @@ class Backbone(nn.Module):
     ):
         super().__init__()
         known = ("tiny", *timm.list_models("regnet*"))
-        if name not in known: raise BadInput(f"unknown backbone {name!r}; did you mean {nearest(name, known) or 'regnetx_002'!r}?")
+        if name not in known: raise BadInput(f"unknown backbone {name!r}{hint(name, known)}")
         if name == "tiny" and pretrained: raise BadInput("backbone 'tiny' has no pretrained weights, expected pretrained = false.")
         try: self.net = RegNet(TINY, num_classes=0) if name == "tiny" else timm.create_model(name, pretrained=pretrained, num_classes=0)
         except OSError as e: raise BadInput(f"the pretrained weights of backbone {name!r} cannot be fetched: {str(e).splitlines()[0]}.") from None
@@ -48,7 +48,7 @@ class LearnableFusion(nn.Module):
     "A weighted sum of pyramid levels at the size of the first: list of (B, C, h_l, w_l) → (B, C, h_0, w_0). Raises `BadInput`."
     def __init__(self, levels: int, kind: str = "softmax"):  # one of `FUSIONS`
         super().__init__()
-        if kind not in FUSIONS: raise BadInput(f"unknown fusion {kind!r}; did you mean {nearest(kind, FUSIONS) or 'softmax'!r}?")
+        if kind not in FUSIONS: raise BadInput(f"unknown fusion {kind!r}{hint(kind, FUSIONS)}")
         self.levels, self.kind = levels, kind
         self.logits = nn.Parameter(torch.zeros(levels) if kind == "softmax" else torch.ones(levels)) if kind in ("softmax", "fast") else None
 
