@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FAMILIES', 'STRIDES', 'PRUNER_FILE', 'AP_NAMES', 'detector_config', 'build_detector', 'PruningMixin', 'prune_aifi',
-           'pruned_layers', 'save_detector', 'load_detector', 'Detections', 'detections', 'coco_ap', 'count_flops',
-           'compare_latency', 'pruning_cost']
+           'pruned_layers', 'without_pruners', 'save_detector', 'load_detector', 'Detections', 'detections', 'coco_ap',
+           'count_flops', 'compare_latency', 'pruning_cost']
 
 # %% ../../nbs/cass/06_detector.ipynb #bac5ea9f
 import contextlib
@@ -96,6 +96,17 @@ def prune_aifi(model: PreTrainedModel, seed: int = 0, **options) -> PreTrainedMo
 def pruned_layers(model: PreTrainedModel) -> list[nn.Module]:
     "The AIFI layers that prune; empty for a dense detector."
     return [layer for layer in model.model.encoder.aifi if hasattr(layer, "pruner")]
+
+def without_pruners(model: PreTrainedModel) -> PreTrainedModel:
+    "Make a detector dense again, in place; `prune_aifi` may follow with other options."
+    aifi = model.model.encoder.aifi
+    for k, layer in enumerate(aifi):
+        if not hasattr(layer, "pruner"): continue
+        dense = type(layer).__bases__[1](model.config)
+        dense.load_state_dict({n: v for n, v in layer.state_dict().items() if not n.startswith("pruner.")})
+        aifi[k] = dense.to(next(layer.parameters()).device).train(layer.training)
+    model.config.cass_pruner = None
+    return model
 
 # %% ../../nbs/cass/06_detector.ipynb #80178ee5
 PRUNER_FILE = "cass_pruner.safetensors"

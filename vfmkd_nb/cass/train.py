@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CassConfig', 'loss_options', 'target_options', 'CassSamples', 'read_data', 'cass_data_facts', 'make_detector',
-           'as_labels', 'CassTask', 'as_picture', 'patch_map', 'mask_picture', 'detection_picture', 'CassResult',
-           'train_cass', 'cass_off_pair']
+           'as_labels', 'CassTask', 'image_row', 'as_picture', 'patch_map', 'mask_picture', 'detection_picture',
+           'CassResult', 'train_cass', 'cass_off_pair']
 
 # %% ../../nbs/cass/07_train.ipynb #05b2b1ee
 from collections.abc import Callable, Iterable, Mapping
@@ -18,6 +18,8 @@ import pandas as pd
 import torch
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
+from torchvision.ops import box_iou
+from transformers.loss.loss_rt_detr import RTDetrLoss
 
 from ..core.coco import CocoData, ImageRecord, data_facts, read_split, refuse_leakage
 from ..core.config import BadInput, one_of
@@ -29,7 +31,7 @@ from ..core.plots import COLOURS, draw_boxes, heatmap, overlay_mask, tile, to_ui
 from ..core.runs import Run, run_place
 from ..core.scenes import embedded_scenes
 from ..core.train import FitResult, TrainConfig, evaluate, fit
-from .detector import Detections, build_detector, coco_ap, detections, detector_config, load_detector, prune_aifi, pruned_layers
+from .detector import Detections, build_detector, coco_ap, detections, detector_config, load_detector, prune_aifi, pruned_layers, without_pruners
 from .diagnose import Cover, cover, document_terms, empty_targets, recall_by, recall_table
 from .losses import KINDS, loss_map
 from .targets import DECAYS
@@ -174,13 +176,17 @@ def cass_data_facts(train: CassSamples, val: CassSamples) -> dict[str, Any]:
 
 # %% ../../nbs/cass/07_train.ipynb #33233924
 def make_detector(config: CassConfig, labels: int) -> nn.Module:
-    "The detector of a configuration, with a pruner if it asks for one. Raises `BadInput`, also for a folder whose detector knows another number of classes."
+    "The detector of a configuration, with a pruner if it asks for one; from a folder the weights come, those of its scorer too, and the configuration decides whether and how it prunes. Raises `BadInput`, also for a folder whose detector knows another number of classes."
+    scorers = []
     if "/" in config.detector or Path(config.detector).is_dir():
         model = load_detector(Path(config.detector).expanduser())
         if model.config.num_labels != labels: raise BadInput(f"the detector in {config.detector} knows {model.config.num_labels} classes, the data have {labels}.")
+        scorers = [{k: v for k, v in layer.pruner.state_dict().items() if k != "schedule"} for layer in pruned_layers(model)]
+        without_pruners(model)
     else: model = build_detector(detector_config(labels, config.detector, hidden=config.hidden, decoder_layers=config.decoder_layers, queries=config.queries, denoising=config.denoising, aifi_levels=(config.aifi_level,)), config.seed)
-    if config.use_cass and not pruned_layers(model):
-        prune_aifi(model, config.seed, patch=config.patch_size, keep_ratio=config.keep_ratio, warmup=config.warmup_epochs, min_patches=config.min_patches, restore=config.restore, detach=config.cass_detach)
+    if not config.use_cass: return model
+    prune_aifi(model, config.seed, patch=config.patch_size, keep_ratio=config.keep_ratio, warmup=config.warmup_epochs, min_patches=config.min_patches, restore=config.restore, detach=config.cass_detach)
+    for layer, scorer in zip(pruned_layers(model), scorers): layer.pruner.load_state_dict(scorer, strict=False)
     return model
 
 def as_labels(batch: Mapping[str, Any]) -> list[dict[str, Tensor]]:
@@ -195,6 +201,7 @@ class CassTask:
         self.config, self.model = config, make_detector(config, labels)
         self.layers = pruned_layers(self.model)
         self.steps, self._masks, self.found = 0, [], {}  # batches seen; masks since the last pictures; detections of the last evaluation by image
+        self.per_image = pd.DataFrame()                  # of the last evaluation, see `image_row`
 
     def state_dict(self) -> dict[str, int]:
         "What a checkpoint needs beside the weights."
@@ -239,26 +246,25 @@ class CassTask:
         return f"pruning: keep ratio {keep:.2f} from this epoch" if keep < 1 and (before == 1 or keep == self.config.keep_ratio) and (before != keep or epoch == 1) else None
 
     def evaluate(self, loader: Iterable[dict[str, Any]]) -> dict[str, float]:
-        "COCO's AP by size, the recall of object cores among the kept patches by size, and the detector's box losses on large objects."
-        self.found, rows, large = {}, [], []
+        "COCO's AP by size, the recall of object cores among the kept patches by size, and the detector's box losses on large objects; `per_image` keeps a row an image."
+        self.found, rows, kept, large, criterion = {}, [], [], [], RTDetrLoss(self.model.config)
         for batch in loader:
-            out, hw = self.forward(batch), tuple(batch["image"].shape[-2:])
-            self.found |= dict(zip(batch["ids"], detections(out.logits, out.pred_boxes, hw)))
-            large.append(self._large(batch))
-            if self.layers:
-                d, stride = self.layers[0].decision, (8, 16, 32)[self.config.aifi_level]
-                c = cover(batch["boxes"], tuple(-(-s // stride) for s in hw), hw, **target_options(self.config), valid_hw=batch["valid_hw"].cpu())
-                rows.append(recall_table(d.kept, c))
-        table = pd.concat(rows) if rows else pd.DataFrame()
-        return {**self._ap(), **({f"kept_{k}": v for k, v in recall_by(table, "size").items() if not np.isnan(v)} if rows else {}), **_mean_where_any(large)}
+            out, hw, labels = self.forward(batch), tuple(batch["image"].shape[-2:]), as_labels(batch)
+            found, table = detections(out.logits, out.pred_boxes, hw), self._kept(batch)
+            self.found |= dict(zip(batch["ids"], found))
+            kept.append(table)
+            for i, (name, d) in enumerate(zip(batch["ids"], found)):
+                one = {"logits": out.logits[i:i + 1].float(), "pred_boxes": out.pred_boxes[i:i + 1].float()}
+                rows.append(image_row(name, one, labels[i], d, batch["boxes"][i], batch["classes"][i], criterion.to(one["logits"].device)) | ({"kept": table[table["image"] == i]["recall"].mean()} if len(table) else {}))
+                large.append(_large_losses(one, labels[i], batch["boxes"][i], criterion))
+        self.per_image, table = pd.DataFrame(rows), pd.concat(kept)
+        return {**self._ap(), **({f"kept_{k}": v for k, v in recall_by(table, "size").items() if not np.isnan(v)} if len(table) else {}), **_mean_where_any(large)}
 
-    def _large(self, batch: Mapping[str, Any]) -> tuple[float, float, int]:
-        "L1 and GIoU loss of the boxes matched to large objects (from the middle of COCO's range on), and how many there are."
-        chosen = [((b[:, 2:] - b[:, :2]).prod(1) >= 32**2) for b in batch["boxes"]]
-        n = int(sum(int(k.sum()) for k in chosen))
-        if n == 0: return 0.0, 0.0, 0
-        out = self.forward(batch, as_labels({**batch, "boxes": [b[k] for b, k in zip(batch["boxes"], chosen)], "classes": [c[k] for c, k in zip(batch["classes"], chosen)]}))
-        return float(out.loss_dict["loss_bbox"]), float(out.loss_dict["loss_giou"]), n
+    def _kept(self, batch: Mapping[str, Any]) -> pd.DataFrame:
+        "`recall_table` of the last forward pass; empty for a dense detector."
+        if not self.layers: return pd.DataFrame()
+        hw, stride = tuple(batch["image"].shape[-2:]), (8, 16, 32)[self.config.aifi_level]
+        return recall_table(self.layers[0].decision.kept, cover(batch["boxes"], tuple(-(-s // stride) for s in hw), hw, **target_options(self.config), valid_hw=batch["valid_hw"].cpu()))
 
     def attach(self, samples: CassSamples) -> "CassTask":
         "Say which records the evaluated images belong to."
@@ -275,6 +281,27 @@ class CassTask:
         out, self._masks = {"cass_masks": tile(self._masks, columns=1)} if self._masks else {}, []
         shown = self.samples.data.images[:4] if self.found else []
         return out | ({"detections": tile([detection_picture(self.samples, r, self.found[r.path.name]) for r in shown])} if shown else {})
+
+def image_row(
+    name: str,
+    output: Mapping[str, Tensor],   # logits (1, Q, classes) and pred_boxes (1, Q, 4) of transformers
+    label: Mapping[str, Tensor],    # of `as_labels`
+    found: Detections,
+    boxes: Tensor, classes: Tensor, # (N, 4) xyxy in pixels of the frame, (N,)
+    criterion: nn.Module,           # transformers' RTDetrLoss
+    threshold: float = 0.4,
+) -> dict[str, Any]:
+    "One image's `id`, `loss` (class, L1 and GIoU of the last decoder layer), `objects`, and `detected`: the share of objects with a detection of their class above a score and at an IoU of at least 0.5 (NaN without an object)."
+    on = found.scores > threshold
+    hit = (box_iou(boxes.cpu(), found.boxes[on]) >= .5) & (classes.cpu()[:, None] == found.classes[on])      # (N, K)
+    return {"id": name, "loss": float(sum(criterion(output, [label]).values())), "objects": len(boxes), "detected": float(hit.any(1).float().mean())}
+
+def _large_losses(output: Mapping[str, Tensor], label: Mapping[str, Tensor], boxes: Tensor, criterion: nn.Module, side: float = 32) -> tuple[float, float, int]:
+    "L1 and GIoU loss of the boxes matched to objects of at least `side`² px², and how many there are."
+    large = (boxes[:, 2:] - boxes[:, :2]).prod(1) >= side**2
+    if not large.any(): return 0.0, 0.0, 0
+    terms = criterion(output, [{k: v[large] for k, v in label.items()}])
+    return float(terms["loss_bbox"]), float(terms["loss_giou"]), int(large.sum())
 
 def _mean_where_any(parts: list[tuple[float, float, int]]) -> dict[str, float]:
     n = sum(k for *_, k in parts)
@@ -320,6 +347,7 @@ class CassResult:
     val: CassSamples
     fit: FitResult
     metrics: dict[str, float] # on validation images, after the last epoch
+    per_image: pd.DataFrame   # the same pictures, a row each, see `image_row`
 
     def ap_at(self, keep: float) -> dict[str, float]:
         "The metrics with another keep ratio, without training; the detector is as before afterwards."
@@ -344,7 +372,7 @@ def train_cass(
     task = CassTask(config, len(train.data.categories)).attach(val)
     with phase("training"): done = fit(task, train, val, config, folder, resume=resume, audit=audit)
     with phase("evaluation"): metrics = evaluate(task, val, config)
-    return CassResult(task, train, val, done, metrics)
+    return CassResult(task, train, val, done, metrics, task.per_image)
 
 class _Few(CassSamples):
     "The first few images of a split."
