@@ -32,7 +32,7 @@ from transformers import (DFineConfig, DFineForObjectDetection, PreTrainedConfig
 from ..core.checkpoint import load_weights
 from ..core.coco import ImageRecord
 from ..core.config import BadInput, atomic_write
-from ..core.teachers import seeded
+from ..core.teachers import _quiet_transformers, seeded
 from .pruner import PatchPruner, Pruned
 from .targets import valid_cells
 
@@ -114,7 +114,7 @@ PRUNER_FILE = "cass_pruner.safetensors"
 def save_detector(model: PreTrainedModel, folder: str | Path) -> Path:
     "Write a detector as `save_pretrained` does, its pruners beside it, so that transformers can read the rest by itself."
     folder, state = Path(folder), model.state_dict()
-    model.save_pretrained(folder, state_dict={k: v for k, v in state.items() if ".pruner." not in k})
+    with _quiet_transformers(): model.save_pretrained(folder, state_dict={k: v for k, v in state.items() if ".pruner." not in k})
     if pruned_layers(model): atomic_write(folder/PRUNER_FILE, save({k: v.contiguous() for k, v in state.items() if ".pruner." in k}))
     return folder
 
@@ -124,7 +124,7 @@ def load_detector(folder: str | Path) -> PreTrainedModel:
     if not (folder/"config.json").is_file() or not (folder/"model.safetensors").is_file(): raise BadInput(f"{folder} holds no detector, expected config.json and model.safetensors as save_pretrained writes them.")
     kind = json.loads((folder/"config.json").read_text()).get("model_type")
     if kind not in FAMILIES: raise BadInput(f"{folder} holds a model of type {kind!r}, expected one of {', '.join(FAMILIES)}.")
-    model = FAMILIES[kind][1].from_pretrained(folder, local_files_only=True)
+    with _quiet_transformers(): model = FAMILIES[kind][1].from_pretrained(folder, local_files_only=True)
     if (options := getattr(model.config, "cass_pruner", None)) is None: return model.eval()
     weights = load_weights(folder/PRUNER_FILE)
     _, unexpected = prune_aifi(model, **options).load_state_dict(weights, strict=False)
