@@ -70,7 +70,8 @@ class PruningMixin:
     valid_hw, img_hw, dense = None, None, False
     decision: Pruned | None = None
 
-    def forward(self, hidden_states: Tensor, **kwargs) -> Tensor:  # (B, C, h, w) → the same shape
+    def forward(self, hidden_states: Tensor, **kwargs) -> Tensor:
+        "Features (B, C, h, w) → the same shape, attended where patches are kept; `decision` holds scores and choice."
         if self.dense: return super().forward(hidden_states, **kwargs)
         hw, tokens = tuple(hidden_states.shape[2:]), hidden_states.flatten(2).transpose(1, 2)      # (B, HW, C)
         cells = valid_cells(self.valid_hw, len(tokens), hw, self.img_hw or hw)

@@ -219,7 +219,7 @@ class CassTask:
         self.steps = state["steps"]
 
     def forward(self, batch: Mapping[str, Any], labels: list[dict] | None = None) -> Any:
-        "The detector's output; the layers know which part of the frame is picture."
+        "The detector's output for a batch of images (B, 3, S, S): `logits` (B, Q, classes), `pred_boxes` (B, Q, 4) as cx, cy, w, h in 0..1, and with labels `loss`; the layers know which part of the frame is picture."
         for layer in self.layers: layer.valid_hw, layer.img_hw = batch["valid_hw"].cpu(), tuple(batch["image"].shape[-2:])
         try: return self.model(batch["image"], labels=labels)
         finally:
