@@ -18,6 +18,7 @@ from vfmkd_nb.cass.pruner import PatchPruner, patch_of_token
 from vfmkd_nb.cass.targets import soft_target_mask
 from vfmkd_nb.cass.train import CassConfig, CassTask, read_data, train_cass
 from vfmkd_nb.core.checkpoint import checkpoints
+from vfmkd_nb.core.cli import main
 from vfmkd_nb.core.coco import read_split
 from vfmkd_nb.core.config import BadInput, parse_flags
 from vfmkd_nb.core.reports import parameter_model, report_parameters
@@ -164,6 +165,10 @@ def test_every_attention_level_is_taught_and_a_folder_keeps_its_scorers(tmp_path
 def test_the_other_families_train(family, scenes, tmp_path):
     result = train_cass(CassConfig.parse({**SMALL, "images_dir": str(scenes), "detector": family}), run_dir=tmp_path)
     assert np.isfinite(result.fit.steps["total"]).all() and result.task.layers[0].pruner.keep == .5
+    again, x = load_detector(save_detector(result.task.model, tmp_path / "detector")), torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(again(x).logits, result.task.model.eval()(x).logits)
+    assert pruned_layers(again)[0].decision.kept.sum() == 32
 
 
 @pytest.mark.parametrize("options, said", [
@@ -235,3 +240,18 @@ def test_nuclei(real_data):
     with pytest.warns(UserWarning, match="below the patch"):
         assert empty_targets(val.boxes, (16, 16), (128, 128), patch=4, min_size=1.)["rate"] > 0
     assert empty_targets(val.boxes, (16, 16), (128, 128), patch=4, min_size=4.)["rate"] == 0
+
+
+def test_the_doctor_counts_empty_targets(tmp_path, capsys):
+    """`vfmkd doctor --grid`: as many as the targets themselves have; none where `min_size` is the patch."""
+    root = write_scenes(tmp_path / "scenes", {"train": 1, "val": 2}, size=96)
+    assert main(["doctor", str(root), "--split", "val", "--grid", "192:8"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    names = next(r for r in rows if "min_size" in r)
+    table = {(int(r[0]), int(r[1])): dict(zip(names, r)) for r in rows[rows.index(names) + 1:]}
+    boxes = [torch.tensor([o.bbox_xyxy for o in r.objects]) * 2 for r in read_split(root, "val").images]
+    with warnings.catch_warnings(record=True):
+        warnings.simplefilter("always")
+        lost = sum(int((m.amax(1) == 0).sum()) for m in soft_target_mask(boxes, (24, 24), (192, 192), 8, .3, 1., per_object=True))
+    assert lost > 0 and int(table[8, 1]["empty"]) == lost and all(int(table[p, p]["empty"]) == 0 for p in (1, 2, 4, 8))
+    assert main(["doctor", str(root), "--split", "val", "--grid", "640"]) == 2
