@@ -75,7 +75,8 @@ class TokenScorer(nn.Module):
         self.kind, k = kind, 3 if kind == "conv" else 1
         self.net = nn.Sequential(nn.Conv2d(channels + 2 * (kind == "mlp_xy"), hidden, k, padding=k // 2), nn.GELU(), nn.Conv2d(hidden, 1, 1))
 
-    def forward(self, x: Tensor) -> Tensor:  # (B, C, h, w) → (B, h·w) logits
+    def forward(self, x: Tensor) -> Tensor:
+        "Features (B, C, h, w) → logits (B, h·w)."
         if self.kind == "mlp_xy":
             y, z = (torch.linspace(-1, 1, n, device=x.device) for n in x.shape[-2:])
             x = torch.cat([x, torch.stack(torch.meshgrid(y, z, indexing="ij"))[None].expand(len(x), -1, -1, -1)], 1)
