@@ -103,7 +103,7 @@ class BoxExplorer(Explorer):
             if name not in index: raise BadInput(f"image {name!r} is not in the validation set{hint(name, index)}")
         names = list(images) or list(index)[:12]
         if not names or not models: raise BadInput(f"there are {len(names)} validation images and {len(models)} models to explore; expected at least one of each.")
-        self.models, self.val, self.config, self.chosen, self.table, self.steps = dict(models), val, config, 0, ObjectTable(), widgets.Image(format="jpeg")
+        self.models, self.val, self.config, self.chosen, self.table, self.steps = dict(models), val, config, 0, ObjectTable(), widgets.Image(format="jpeg", layout={"max_width": "640px", "height": "auto"})
         controls = {"image": dropdown([(n, index[n]) for n in names], text="image"), "noise": slider(0, .45, config.noise, .01, "noise"), "draw": slider(0, 20, 0, text="draw"), "steps": slider(1, 8, config.steps, text="steps")}
         if len(models) > 1: controls["weights"] = dropdown(models, list(models)[-1], "weights")
         super().__init__(controls, Canvas(width=1050, live=True), [self.steps, self.table])
