@@ -45,6 +45,7 @@ def start_model(config: EsamConfig) -> EfficientSAM:
         with seeded(config.seed): return make_variant(config.student, config.target_size)
     if config.checkpoint == "embedded" and not embedded_path(config.student).is_file():
         raise BadInput(f"the project holds no weights of {config.student!r}; give checkpoint a file (an official one, or one of ours), or \"random\".")
+    if config.checkpoint == "embedded" and config.student != "tiny": raise BadInput(f"the embedded {config.student!r} is a teacher that has seen the boards, no start; give checkpoint \"random\", or its file {embedded_path(config.student)} if that is what you want.")
     net = read_model(embedded_path(config.student) if config.checkpoint == "embedded" else config.checkpoint)
     if config.target_size in (0, net.img_size): return net
     moved = EfficientSAM(**{**net.config, "img_size": config.target_size})   # nothing in the weights depends on the size
