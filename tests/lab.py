@@ -120,6 +120,7 @@ def ask(page, code: str) -> str:
 
 def settled(page, canvas: str = ".vfmkd-grid", limit: float = 90) -> None:
     """Wait until the kernel is idle and every canvas has drawn what it was last sent."""
+    page.wait_for_timeout(200)  # what was just done has reached the kernel
     page.wait_for_function("() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.status === 'idle'", timeout=limit * 1e3, polling=50)
     page.wait_for_selector(f"{canvas}[data-drawn]", timeout=limit * 1e3)
     page.wait_for_timeout(150)

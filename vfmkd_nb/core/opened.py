@@ -21,7 +21,7 @@ from .runs import RunInfo, find_run
 from .steplog import read_log
 
 # %% ../../nbs/core/15a_opened.ipynb #814ab943
-EXPLORERS = {"edge": "vfmkd_nb.edge.widget", "edge_ablation": "vfmkd_nb.edge.widget", "panoptic": "vfmkd_nb.panoptic.widget"}  # report → the module whose `reopen(run, images)` makes the explorer
+EXPLORERS = {"edge": "vfmkd_nb.edge.widget", "edge_ablation": "vfmkd_nb.edge.widget", "esam": "vfmkd_nb.esam.widget", "boxes": "vfmkd_nb.boxes.widget", "panoptic": "vfmkd_nb.panoptic.widget"}  # report → the module whose `reopen(run, images)` makes the explorer
 
 @dataclass(frozen=True)
 class SavedState:
@@ -57,13 +57,14 @@ class OpenRun:
 
     def worst(
         self,
-        by: str = "loss",          # column of `scores`
+        by: str = "",              # column of `scores`; none: the loss, or else the first score
         n: int = 10,
         largest: bool | None = None, # whether large values are the bad ones; None: as the name says (loss, error, …)
         **where: str | float | tuple[float, float], # column = value, part of a text, or (from, to)
     ) -> pd.DataFrame:
         "The cases that are worst by one column, filtered by others: `worst(category='chip', area=(0, 500))`. Raises `BadInput` for a column that is not there."
         if self.scores is None: raise BadInput(f"run {self.run.id} wrote no scores by image.")
+        by = by or next(c for c in ("loss", *self.scores.columns) if c in self.scores and c != "id")
         for name in (by, *where):
             if name not in self.scores: raise BadInput(f"the scores have no column {name!r}{hint(name, self.scores.columns)}")
         rows = self.scores
@@ -78,7 +79,7 @@ class OpenRun:
         "The chapter's explorer with this run's weights, on the named images or on the worst ones. Raises `BadInput` where the report's chapter has none."
         if (report := self.run.record["report"]) not in EXPLORERS: raise BadInput(f"there is no explorer for report {report!r}; there is one for {', '.join(EXPLORERS)}.")
         if isinstance(images, str): images = [images]
-        names = list(images) or (list(dict.fromkeys(self.worst(n=len(self.scores))["id"]))[:count] if self.scores is not None and "loss" in self.scores else [])
+        names = list(images) or ([] if self.scores is None else list(dict.fromkeys(self.worst(n=len(self.scores))["id"]))[:count])
         explorer = importlib.import_module(EXPLORERS[report]).reopen(self.run, names)
         explorer.origin = f"from vfmkd_nb.core.opened import open_run\nexplorer = open_run({str(self.run.dir)!r}).explore({names!r})"
         return explorer

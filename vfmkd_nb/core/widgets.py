@@ -204,7 +204,7 @@ function render({ model, el }) {
       if (movable(i)) {
         const b = boxes[i].box, grip = [Math.abs(x - b[0]) < near, Math.abs(y - b[1]) < near, Math.abs(x - b[2]) < near, Math.abs(y - b[3]) < near];
         drag = { how: grip.some(g => g) ? "size" : "move", i, x, y, box: [...b], grip, was: boxes.map(q => ({ ...q })) }; choose(i);
-      } else if (can()) drag = { how: "new", x, y, near, was: boxes.map(q => ({ ...q })) };
+      } else if (can()) drag = { how: "new", x, y, near, hit: i, was: boxes.map(q => ({ ...q })) };
       else if (i >= 0) choose(i);
       else { model.set("point", [x, y].map(v => Math.round(10 * v) / 10)); model.save_changes(); draw(); }
     };
@@ -216,7 +216,7 @@ function render({ model, el }) {
       else if (drag?.how === "new") { if (drag.i === undefined && Math.hypot(x - drag.x, y - drag.y) > drag.near) drag.i = add([drag.x, drag.y, x, y]); if (drag.i !== undefined) change(drag.i, [drag.x, drag.y, x, y], model.get("live")); }
       draw(); say();
     };
-    canvas.onpointerup = () => { if (drag?.i !== undefined) { const [a, b, c, d] = boxes[drag.i].box; if (c - a < 1 || d - b < 1) boxes = drag.was; model.set("boxes", boxes.map(q => ({ ...q }))); model.save_changes(); draw(); } drag = null; };
+    canvas.onpointerup = () => { if (drag?.i !== undefined) { const [a, b, c, d] = boxes[drag.i].box; if (c - a < 1 || d - b < 1) boxes = drag.was; model.set("boxes", boxes.map(q => ({ ...q }))); model.save_changes(); draw(); } else if (drag?.hit >= 0) choose(drag.hit); drag = null; };
     canvas.onpointerleave = () => { pointer = null; draw(); say(); };
     canvas.ondblclick = e => { const [x, y, pixel] = at(e, canvas), i = hit(x, y, 6 * pixel); if (can() === "add" && movable(i)) remove(i); };
     canvas.addEventListener("wheel", e => { if (document.activeElement !== canvas) return; e.preventDefault(); const [x, y] = at(e, canvas); look(view().z * (e.deltaY < 0 ? 1.25 : .8), x, y); }, { passive: false });
@@ -236,7 +236,11 @@ function render({ model, el }) {
       e.preventDefault(); e.stopPropagation(); draw(); say();
     };
   }
-  const take = () => { if (!drag) { boxes = model.get("boxes").map(b => ({ ...b })); instructions(); draw(); } };
+  function take() { // while a box is dragged, the others may change
+    const got = model.get("boxes").map(b => ({ ...b }));
+    if (drag && drag.how !== "pan") { if (drag.i === undefined || got.length !== boxes.length || !got[drag.i].edit) return; got[drag.i] = boxes[drag.i]; }
+    boxes = got; instructions(); draw();
+  }
   model.on("change:panels", load); model.on("change:boxes", take); model.on("change:drawing", instructions);
   for (const n of ["zoom", "selected", "point", "opacity"]) model.on(`change:${n}`, draw);
   for (const n of ["columns", "width"]) model.on(`change:${n}`, () => { columns(); draw(); });

@@ -7,7 +7,7 @@ __all__ = ['PRESETS', 'EsamConfig', 'read_document', 'load_config', 'notebook_co
            'soft_targets', 'EsamSamples', 'read_data']
 
 # %% ../../nbs/esam/04_data.ipynb #3bb16673
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -59,8 +59,10 @@ class EsamConfig(TrainConfig):
     iou_weight: float = Field(0.0, ge=0)          # of the soft IoU loss
     boundary_weight: float = Field(0.0, ge=0)
     iou_head_weight: float = Field(1.0, ge=0)     # of the regression of the predicted IoU
+    shared_weight: float = Field(0.0, ge=0, le=1) # share of focal and Dice that all candidates bear, not the best one alone
     adaptive_weights: bool = False                # weights follow the losses
     teacher: str = "none"                         # spec of esam.promptable, or "none"
+    distill_images: int = Field(0, ge=0)          # further training images of which the boxes alone are used: the teacher's masks stand for the annotation
     temperature: float = Field(4.0, gt=0)         # at the beginning
     temperature_end: float = Field(1.0, gt=0)     # in the last epoch
     alpha: float = Field(0.9, ge=0)               # weight of the ground truth at the beginning, with a teacher
@@ -103,6 +105,7 @@ class EsamConfig(TrainConfig):
     def _terms_have_gradients(self):
         for name in ("feature_weight", "attention_weight"):
             if getattr(self, name) and self.teacher == "none": raise ValueError(f"{name} is {getattr(self, name)}, but there is no teacher; name one, or set it to 0")
+        if self.distill_images and (self.teacher == "none" or not self.train_images): raise ValueError(f"distill_images is {self.distill_images}, but {'there is no teacher to say their masks' if self.teacher == 'none' else 'train_images 0 takes every image as annotated'}; name a teacher, and say how many images are annotated with train_images")
         if self.feature_weight and self.feature_place == "neck" and not self.encoder_trains: raise ValueError("feature_at 'neck' has no gradient while the encoder is frozen; choose 'decoder', or train the encoder")
         return self
 
@@ -195,13 +198,18 @@ def why_not(
     agreement = float(box_iou(torch.tensor([obj.bbox_xyxy]), mask_boxes(mask[None]).data))
     return f"box and mask agree by less than iou_threshold ({iou_threshold:g}), not trained on" if agreement < iou_threshold else ""
 
-def select_objects(data: CocoData, config: EsamConfig) -> CocoData:
+def select_objects(
+    data: CocoData,
+    config: EsamConfig,
+    boxes_only: Collection[Path] = (), # images whose objects need a box and no mask
+) -> CocoData:
     "A data set with the objects that take part; the others are counted in its `problems`."
     images = []
     for record in data.images:
         kept = []
         for o in record.objects:
-            if reason := why_not(o, record, config.min_area, config.iou_threshold): data.problems.add(reason, record.path.name, f"annotation {o.id}")
+            refused = ("crowd region, not trained on" if o.iscrowd else "") if record.path in boxes_only else why_not(o, record, config.min_area, config.iou_threshold)
+            if reason := refused: data.problems.add(reason, record.path.name, f"annotation {o.id}")
             else: kept.append(o)
         images.append(replace(record, objects=kept))
     data.images = images
@@ -221,9 +229,11 @@ def soft_targets(
 # %% ../../nbs/esam/04_data.ipynb #67017237
 class EsamSamples:
     """Samples of one split: `boxes` (N, 4) xyxy and `hw` of the original picture, `record`; `embedding` (C, h, w) or `image` (3, S, S) in [0, 1];
-    `teacher`: the teacher's maps; with a generator also `targets` (N, S, S) in 0..1."""
-    def __init__(self, data: CocoData, config: EsamConfig, student: EsamPromptable, teacher: Promptable | None, store: FeatureStore):
-        self.data, self.config, self.student, self.teacher, self.store = select_objects(data, config), config, student, teacher, store
+    `teacher`: the teacher's maps; with a generator also `targets` (N, S, S) in 0..1, and where masks are hidden `annotated` (N,) bool.
+    `annotated`: of how many of the images the masks are used; None: of all."""
+    def __init__(self, data: CocoData, config: EsamConfig, student: EsamPromptable, teacher: Promptable | None, store: FeatureStore, annotated: int | None = None):
+        self.boxes_only = frozenset(() if annotated is None else (r.path for r in data.images[annotated:]))
+        self.data, self.config, self.student, self.teacher, self.store = select_objects(data, config, self.boxes_only), config, student, teacher, store
         self._targets, self._bytes = {}, 0
 
     def __len__(self) -> int: return len(self.data.images)
@@ -252,7 +262,9 @@ class EsamSamples:
         some = torch.randperm(len(boxes), generator=rng)[:self.config.max_objects].sort().values
         noise = self.config.box_noise_scale if self.config.random_box_augmentation else 0.0
         boxes = jitter_boxes(boxes[some], out["hw"], noise, rng, self.config.box_noise_mode)
-        return {**out, "boxes": boxes, "targets": self._some_targets(record, some.tolist()).float() / 255}
+        if self.boxes_only: out["annotated"] = torch.full((len(boxes),), record.path not in self.boxes_only)
+        targets = torch.zeros(len(boxes), self.student.size, self.student.size) if record.path in self.boxes_only else self._some_targets(record, some.tolist()).float() / 255
+        return {**out, "boxes": boxes, "targets": targets}
 
     def _seen(self, record: ImageRecord) -> dict[str, Any]:
         "What the models see of a picture: embeddings from the store, pixels where the encoder trains."
@@ -280,17 +292,17 @@ class EsamSamples:
         out = {k: torch.stack([x[k] for x in items]) for k in ("embedding", "image") if k in items[0]}
         if "teacher" in items[0]: out["teacher"] = {k: torch.stack([x["teacher"][k] for x in items]) for k in items[0]["teacher"]}
         out["index"] = torch.cat([torch.full((len(x["boxes"]),), b, dtype=torch.long) for b, x in enumerate(items)])
-        for k in ("boxes", "targets"):
+        for k in ("boxes", "targets", "annotated"):
             if k in items[0]: out[k] = torch.cat([x[k] for x in items])
         return {**out, "frames": [Frame(*x["hw"]) for x in items], "records": [x["record"] for x in items]}
 
 # %% ../../nbs/esam/04_data.ipynb #c87f11f0
 def read_data(config: EsamConfig) -> tuple[CocoData, CocoData]:
     "Training and validation images of a configuration. Raises `BadInput` for a missing folder, an empty split, or an image in both."
-    root = embedded_scenes(256, train=config.train_images or 96, val=config.val_images or 32) if config.images_dir == "embedded" else Path(config.images_dir).expanduser()
+    root = embedded_scenes(256, train=(config.train_images or 96) + config.distill_images, val=config.val_images or 32) if config.images_dir == "embedded" else Path(config.images_dir).expanduser()
     if not root.is_dir(): raise BadInput(f"images_dir {config.images_dir} does not exist; expected 'embedded' or a folder with splits train and {config.val_split}.")
     train, val = read_split(root, "train"), read_split(root, config.val_split)
     refuse_leakage(train, val)
-    for data, n in ((train, config.train_images), (val, config.val_images)):
+    for data, n in ((train, config.train_images and config.train_images + config.distill_images), (val, config.val_images)):
         if n: data.images = data.images[:n]
     return train, val

@@ -79,6 +79,7 @@ def segmentation_loss(
     weights: Mapping[str, float] = {"focal": 20.0, "dice": 1.0, "iou_head": 1.0}, # also soft_iou, boundary; an absent term is not computed
     focal_alpha: float = 0.25, focal_gamma: float = 2.0,
     truth: Tensor | None = None, # (N, K) IoU that the head is to predict; None: `true_iou` at the logits' size
+    shared: float = 0.0,         # share of focal and Dice that is the mean over all candidates instead of the best one's
 ) -> tuple[dict[str, Tensor], Tensor]: # unweighted scalar terms; (N,) index of the best candidate
     "The terms for the best candidate of each object, and the regression of all predicted IoUs. No objects: zeros that keep the graph. Raises `BadInput`."
     n, k, h, w = logits.shape
@@ -91,7 +92,8 @@ def segmentation_loss(
     best = (weights.get("focal", 0) * focal + weights.get("dice", 0) * dice).argmin(1)
     row = torch.arange(n, device=logits.device)
     chosen = logits[row, best]
-    made = {"focal": lambda: focal[row, best].mean(), "dice": lambda: dice[row, best].mean(), "soft_iou": lambda: soft_iou_loss(chosen, target), "boundary": lambda: boundary_loss(chosen, target),
+    relaxed = lambda each: (1 - shared) * each[row, best].mean() + shared * each.mean()
+    made = {"focal": lambda: relaxed(focal), "dice": lambda: relaxed(dice), "soft_iou": lambda: soft_iou_loss(chosen, target), "boundary": lambda: boundary_loss(chosen, target),
             "iou_head": lambda: F.mse_loss(iou, true_iou(logits.detach(), target) if truth is None else truth)}
     return {name: made[name]() for name in TERMS if name in weights}, best
 

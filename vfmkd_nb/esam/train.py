@@ -30,7 +30,7 @@ from ..core.teachers import seeded
 from ..core.train import FitResult, evaluate, fit
 from ..core.trust import check_teacher
 from .data import EsamConfig, EsamSamples, read_data
-from .distill import Distiller, decoder_taps, ramp
+from .distill import Distiller, decoder_taps, ramp, teacher_logits
 from .lora import add_lora
 from .losses import AdaptiveWeights, segmentation_loss, true_iou
 from .model import EfficientSAM
@@ -45,6 +45,7 @@ def start_model(config: EsamConfig) -> EfficientSAM:
         with seeded(config.seed): return make_variant(config.student, config.target_size)
     if config.checkpoint == "embedded" and not embedded_path(config.student).is_file():
         raise BadInput(f"the project holds no weights of {config.student!r}; give checkpoint a file (an official one, or one of ours), or \"random\".")
+    if config.checkpoint == "embedded" and config.student != "tiny": raise BadInput(f"the embedded {config.student!r} is a teacher that has seen the boards, no start; give checkpoint \"random\", or its file {embedded_path(config.student)} if that is what you want.")
     net = read_model(embedded_path(config.student) if config.checkpoint == "embedded" else config.checkpoint)
     if config.target_size in (0, net.img_size): return net
     moved = EfficientSAM(**{**net.config, "img_size": config.target_size})   # nothing in the weights depends on the size
@@ -78,9 +79,10 @@ class EsamTask:
     def losses(self, batch: dict[str, Any], epoch: int) -> dict[str, Tensor]:
         "`total` and its weighted terms; `mean_iou` of the chosen candidates, `objects` in the batch, and the schedules."
         logits, iou, embeddings, taps = self._decoded(batch)
+        if "annotated" in batch: batch = {**batch, "targets": self._completed(batch)}
         target = F.adaptive_avg_pool2d(batch["targets"], logits.shape[-2:]) if len(logits) else batch["targets"].new_zeros((0, *logits.shape[-2:]))
         truth = self._truth(logits, batch["targets"])
-        seg, best = segmentation_loss(logits, iou, target, self.config.segmentation_weights, self.config.focal_alpha, self.config.focal_gamma, truth)
+        seg, best = segmentation_loss(logits, iou, target, self.config.segmentation_weights, self.config.focal_alpha, self.config.focal_gamma, truth, self.config.shared_weight)
         weights = self.adaptive.update({k: v.detach() for k, v in seg.items()}) if self.adaptive and self.model.training else self.adaptive.now() if self.adaptive else self.config.segmentation_weights
         value = self.schedules(epoch)
         terms = {k: value["alpha"] * weights[k] * v for k, v in seg.items()}
@@ -92,6 +94,12 @@ class EsamTask:
         reached = truth[torch.arange(len(best), device=best.device), best].mean() if len(best) else iou.new_zeros(())
         notes = {"mean_iou": reached, "objects": iou.new_tensor(float(len(best))), **{k: iou.new_tensor(v) for k, v in value.items() if self.teacher is not None}}
         return {"total": sum(terms.values()), **terms, **notes}
+
+    def _completed(self, batch: dict[str, Any]) -> Tensor:
+        "Targets (M, S, S) with the teacher's preferred mask, as a probability, where the annotation is hidden."
+        logits, iou = teacher_logits(self.teacher, batch, tuple(batch["targets"].shape[-2:]))
+        said = logits[torch.arange(len(logits), device=logits.device), iou.argmax(1)].float().sigmoid() if len(logits) else batch["targets"]
+        return torch.where(batch["annotated"][:, None, None], batch["targets"], said)
 
     def schedules(self, epoch: int) -> dict[str, float]:
         "α, β and the temperature of an epoch; α is 1 without a teacher."
@@ -199,7 +207,7 @@ def make_samples(config: EsamConfig, store: FeatureStore | None = None) -> tuple
     student = EsamPromptable(start_model(config), f"esam:{config.student}", config.box_corners).to(device)
     teacher = None if config.teacher == "none" else load_promptable(config.teacher, device)
     # Where nothing is distilled in validation, its pictures need no maps of the teacher.
-    return EsamSamples(train, config, student, teacher, store).prepare(), EsamSamples(val, config, student, None, store).prepare(), teacher
+    return EsamSamples(train, config, student, teacher, store, config.train_images if config.distill_images else None).prepare(), EsamSamples(val, config, student, None, store).prepare(), teacher
 
 def warmed(config: EsamConfig, images: int) -> EsamConfig:
     "A configuration whose `warmup_epochs` are counted in steps for a training set of so many images."
