@@ -11,13 +11,14 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from vfmkd_nb.cass.bias import bias_rows, read_tokens, standardise
-from vfmkd_nb.cass.detector import load_detector, pruned_layers, save_detector
+from vfmkd_nb.cass.detector import build_detector, detector_config, load_detector, prune_aifi, pruned_layers, save_detector
 from vfmkd_nb.cass.diagnose import cover, empty_targets
 from vfmkd_nb.cass.losses import KINDS, cass_loss, patch_losses
 from vfmkd_nb.cass.pruner import PatchPruner, patch_of_token
 from vfmkd_nb.cass.targets import soft_target_mask
 from vfmkd_nb.cass.train import CassConfig, CassTask, read_data, train_cass
 from vfmkd_nb.core.checkpoint import checkpoints
+from vfmkd_nb.core.cli import main
 from vfmkd_nb.core.coco import read_split
 from vfmkd_nb.core.config import BadInput, parse_flags
 from vfmkd_nb.core.reports import parameter_model, report_parameters
@@ -76,6 +77,21 @@ def test_a_double_gradient_check(kind):
     assert torch.autograd.gradcheck(lambda s: cass_loss(s, boxes, (4, 4), (32, 32), kind), scores)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_boxes_that_hold_nothing(kind):
+    """Boxes outside the picture are as if they were not there (but for the kinds that divide by their number); a box of zero area teaches the patch it lies in; several images, one of them empty."""
+    inside, outside, point = torch.tensor([[8., 8, 16, 16]]), torch.tensor([[-40., -40, -8, -8], [40., 40, 60, 50]]), torch.tensor([[20., 20, 20, 20]])
+    scores = torch.randn(2, 16, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    of = lambda *boxes: torch.autograd.grad(cass_loss(scores, list(boxes), (4, 4), (32, 32), kind), scores)[0]
+    with_them, without = of(torch.cat([inside, outside]), torch.zeros(0, 4)), of(inside, torch.zeros(0, 4))
+    if kind in ("object", "area"):
+        assert torch.isfinite(with_them).all() and (with_them[1] == 0).all()
+    else:
+        assert torch.allclose(with_them, without)
+    slope = of(point, torch.zeros(0, 4))
+    assert torch.isfinite(slope).all() and (kind == "area" or slope[0, 10] < 0)       # C weighs by area: a point weighs nothing
+
+
 def test_small_min_size_warns():
     with pytest.warns(UserWarning, match="min_size 1 is below the patch of 4 cells"):
         soft_target_mask([torch.zeros(0, 4)], (8, 8), (64, 64), patch=4)
@@ -130,10 +146,29 @@ def test_a_saved_detector_prunes_as_before_and_can_be_trained_on(scenes, tmp_pat
     assert train_cass(config.with_(detector=str(folder)), run_dir=tmp_path / "second").fit.state["step"] == 6
 
 
+def test_every_attention_level_is_taught_and_a_folder_keeps_its_scorers(tmp_path):
+    """A detector that attends on two levels has two pruners, each with its own grid; loaded with other options it prunes as these say, with the scorers it had."""
+    folder = save_detector(prune_aifi(build_detector(detector_config(6, queries=12, aifi_levels=(1, 2))), keep_ratio=.7), tmp_path / "detector")
+    config = CassConfig.parse({**SMALL, "detector": str(folder), "keep_ratio": .5, "warmup_epochs": 0, "mask_every": 1})
+    task = CassTask(config, 6)
+    assert task.strides == [16, 32] and [layer.pruner.keep for layer in task.layers] == [.5, .5]
+    assert all(torch.equal(a.pruner.fc1.weight, b.pruner.fc1.weight) for a, b in zip(task.layers, pruned_layers(load_detector(folder))))
+    batch = {"image": torch.rand(2, 3, 96, 64), "boxes": [torch.tensor([[8., 8, 40, 60]]), torch.zeros(0, 4)], "classes": [torch.tensor([2]), torch.zeros(0, dtype=torch.long)], "valid_hw": torch.tensor([[96, 64], [96, 40]])}
+    losses = task.losses(batch, 1)
+    losses["cass"].backward()
+    assert [layer.decision.kept.shape for layer in task.layers] == [(2, 24), (2, 6)]
+    assert all(p.grad.abs().sum() > 0 for layer in task.layers for p in layer.pruner.parameters())
+    assert not CassTask(config.with_(use_cass=False), 6).layers
+
+
 @pytest.mark.parametrize("family", ["rt_detr_v2", "d_fine"])
 def test_the_other_families_train(family, scenes, tmp_path):
     result = train_cass(CassConfig.parse({**SMALL, "images_dir": str(scenes), "detector": family}), run_dir=tmp_path)
     assert np.isfinite(result.fit.steps["total"]).all() and result.task.layers[0].pruner.keep == .5
+    again, x = load_detector(save_detector(result.task.model, tmp_path / "detector")), torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(again(x).logits, result.task.model.eval()(x).logits)
+    assert pruned_layers(again)[0].decision.kept.sum() == 32
 
 
 @pytest.mark.parametrize("options, said", [
@@ -205,3 +240,18 @@ def test_nuclei(real_data):
     with pytest.warns(UserWarning, match="below the patch"):
         assert empty_targets(val.boxes, (16, 16), (128, 128), patch=4, min_size=1.)["rate"] > 0
     assert empty_targets(val.boxes, (16, 16), (128, 128), patch=4, min_size=4.)["rate"] == 0
+
+
+def test_the_doctor_counts_empty_targets(tmp_path, capsys):
+    """`vfmkd doctor --grid`: as many as the targets themselves have; none where `min_size` is the patch."""
+    root = write_scenes(tmp_path / "scenes", {"train": 1, "val": 2}, size=96)
+    assert main(["doctor", str(root), "--split", "val", "--grid", "192:8"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    names = next(r for r in rows if "min_size" in r)
+    table = {(int(r[0]), int(r[1])): dict(zip(names, r)) for r in rows[rows.index(names) + 1:]}
+    boxes = [torch.tensor([o.bbox_xyxy for o in r.objects]) * 2 for r in read_split(root, "val").images]
+    with warnings.catch_warnings(record=True):
+        warnings.simplefilter("always")
+        lost = sum(int((m.amax(1) == 0).sum()) for m in soft_target_mask(boxes, (24, 24), (192, 192), 8, .3, 1., per_object=True))
+    assert lost > 0 and int(table[8, 1]["empty"]) == lost and all(int(table[p, p]["empty"]) == 0 for p in (1, 2, 4, 8))
+    assert main(["doctor", str(root), "--split", "val", "--grid", "640"]) == 2

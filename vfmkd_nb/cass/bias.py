@@ -19,7 +19,7 @@ from ..core.coco import CocoData
 from ..core.config import BadInput
 from ..core.geometry import Boxes, Frame, make_transform
 from ..core.images import read_image
-from .diagnose import cover, kept_shift, recall_by, recall_table, turned_boxes
+from .diagnose import Cover, cover, kept_shift, recall_by, recall_table, turned_boxes
 from .losses import cass_loss
 from .pruner import keep_patches
 
@@ -75,7 +75,8 @@ class TokenScorer(nn.Module):
         self.kind, k = kind, 3 if kind == "conv" else 1
         self.net = nn.Sequential(nn.Conv2d(channels + 2 * (kind == "mlp_xy"), hidden, k, padding=k // 2), nn.GELU(), nn.Conv2d(hidden, 1, 1))
 
-    def forward(self, x: Tensor) -> Tensor:  # (B, C, h, w) → (B, h·w) logits
+    def forward(self, x: Tensor) -> Tensor:
+        "Features (B, C, h, w) → logits (B, h·w)."
         if self.kind == "mlp_xy":
             y, z = (torch.linspace(-1, 1, n, device=x.device) for n in x.shape[-2:])
             x = torch.cat([x, torch.stack(torch.meshgrid(y, z, indexing="ij"))[None].expand(len(x), -1, -1, -1)], 1)
@@ -105,9 +106,15 @@ def train_scorer(
             optimizer.zero_grad(); loss.backward(); optimizer.step()
     return model.eval()
 
-def measure_scorer(model: TokenScorer, data: TokenData, keep: float = 0.3, size_edges: tuple[float, float] = (32, 96)) -> dict[str, float]:
+def measure_scorer(
+    model: TokenScorer,
+    data: TokenData,
+    keep: float = 0.3,
+    size_edges: tuple[float, float] = (32, 96),
+    c: Cover | None = None,           # of these data, where it is known already
+) -> dict[str, float]:
     "Mean recall by size, and the shifts of `kept_shift`, of the patches that a scorer keeps."
-    c = cover(data.boxes, data.feat_hw, data.img_hw, size_edges=size_edges, valid_hw=data.valid_hw)
+    c = c or cover(data.boxes, data.feat_hw, data.img_hw, size_edges=size_edges, valid_hw=data.valid_hw)
     with torch.no_grad(): scores = model(data.features)
     return {**recall_by(recall_table(keep_patches(scores, keep, c.valid), c), "size"), **kept_shift(scores, keep, c)}
 
@@ -133,10 +140,10 @@ def bias_rows(
     **train_options,                # of `train_scorer`
 ) -> pd.DataFrame:                  # scorer, variant, seed, test, recalls, shifts
     "Train every variant with every scorer and seed, and measure it on every test set: a row each."
-    rows = []
+    rows, covers = [], {t: cover(d.boxes, d.feat_hw, d.img_hw, size_edges=size_edges, valid_hw=d.valid_hw) for t, d in tests.items()}
     for scorer in scorers:
         for name, (kind, options) in variants.items():
             for seed in seeds:
                 model = train_scorer(train, scorer, kind, seed=seed, **{**train_options, **options})
-                rows += [{"scorer": scorer, "variant": name, "seed": seed, "test": t, **measure_scorer(model, d, keep, size_edges)} for t, d in tests.items()]
+                rows += [{"scorer": scorer, "variant": name, "seed": seed, "test": t, **measure_scorer(model, d, keep, size_edges, covers[t])} for t, d in tests.items()]
     return pd.DataFrame(rows)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FAMILIES', 'STRIDES', 'PRUNER_FILE', 'AP_NAMES', 'detector_config', 'build_detector', 'PruningMixin', 'prune_aifi',
-           'pruned_layers', 'save_detector', 'load_detector', 'Detections', 'detections', 'coco_ap', 'count_flops',
-           'compare_latency', 'pruning_cost']
+           'pruned_layers', 'without_pruners', 'save_detector', 'load_detector', 'Detections', 'detections', 'coco_ap',
+           'count_flops', 'compare_latency', 'pruning_cost']
 
 # %% ../../nbs/cass/06_detector.ipynb #bac5ea9f
 import contextlib
@@ -32,7 +32,7 @@ from transformers import (DFineConfig, DFineForObjectDetection, PreTrainedConfig
 from ..core.checkpoint import load_weights
 from ..core.coco import ImageRecord
 from ..core.config import BadInput, atomic_write
-from ..core.teachers import seeded
+from ..core.teachers import _quiet_transformers, seeded
 from .pruner import PatchPruner, Pruned
 from .targets import valid_cells
 
@@ -70,7 +70,8 @@ class PruningMixin:
     valid_hw, img_hw, dense = None, None, False
     decision: Pruned | None = None
 
-    def forward(self, hidden_states: Tensor, **kwargs) -> Tensor:  # (B, C, h, w) → the same shape
+    def forward(self, hidden_states: Tensor, **kwargs) -> Tensor:
+        "Features (B, C, h, w) → the same shape, attended where patches are kept; `decision` holds scores and choice."
         if self.dense: return super().forward(hidden_states, **kwargs)
         hw, tokens = tuple(hidden_states.shape[2:]), hidden_states.flatten(2).transpose(1, 2)      # (B, HW, C)
         cells = valid_cells(self.valid_hw, len(tokens), hw, self.img_hw or hw)
@@ -97,13 +98,24 @@ def pruned_layers(model: PreTrainedModel) -> list[nn.Module]:
     "The AIFI layers that prune; empty for a dense detector."
     return [layer for layer in model.model.encoder.aifi if hasattr(layer, "pruner")]
 
+def without_pruners(model: PreTrainedModel) -> PreTrainedModel:
+    "Make a detector dense again, in place; `prune_aifi` may follow with other options."
+    aifi = model.model.encoder.aifi
+    for k, layer in enumerate(aifi):
+        if not hasattr(layer, "pruner"): continue
+        dense = type(layer).__bases__[1](model.config)
+        dense.load_state_dict({n: v for n, v in layer.state_dict().items() if not n.startswith("pruner.")})
+        aifi[k] = dense.to(next(layer.parameters()).device).train(layer.training)
+    model.config.cass_pruner = None
+    return model
+
 # %% ../../nbs/cass/06_detector.ipynb #80178ee5
 PRUNER_FILE = "cass_pruner.safetensors"
 
 def save_detector(model: PreTrainedModel, folder: str | Path) -> Path:
     "Write a detector as `save_pretrained` does, its pruners beside it, so that transformers can read the rest by itself."
     folder, state = Path(folder), model.state_dict()
-    model.save_pretrained(folder, state_dict={k: v for k, v in state.items() if ".pruner." not in k})
+    with _quiet_transformers(): model.save_pretrained(folder, state_dict={k: v for k, v in state.items() if ".pruner." not in k})
     if pruned_layers(model): atomic_write(folder/PRUNER_FILE, save({k: v.contiguous() for k, v in state.items() if ".pruner." in k}))
     return folder
 
@@ -113,7 +125,7 @@ def load_detector(folder: str | Path) -> PreTrainedModel:
     if not (folder/"config.json").is_file() or not (folder/"model.safetensors").is_file(): raise BadInput(f"{folder} holds no detector, expected config.json and model.safetensors as save_pretrained writes them.")
     kind = json.loads((folder/"config.json").read_text()).get("model_type")
     if kind not in FAMILIES: raise BadInput(f"{folder} holds a model of type {kind!r}, expected one of {', '.join(FAMILIES)}.")
-    model = FAMILIES[kind][1].from_pretrained(folder, local_files_only=True)
+    with _quiet_transformers(): model = FAMILIES[kind][1].from_pretrained(folder, local_files_only=True)
     if (options := getattr(model.config, "cass_pruner", None)) is None: return model.eval()
     weights = load_weights(folder/PRUNER_FILE)
     _, unexpected = prune_aifi(model, **options).load_state_dict(weights, strict=False)

@@ -4,9 +4,11 @@
 
 # %% auto #0
 __all__ = ['SIZES', 'QUADRANTS', 'Cover', 'size_names', 'cover', 'region_masks', 'share_table', 'loss_shares', 'document_terms',
-           'recall_table', 'recall_by', 'kept_shift', 'turned_boxes', 'mirror_gap', 'centre_scores', 'empty_targets']
+           'recall_table', 'recall_by', 'kept_shift', 'turned_boxes', 'mirror_gap', 'centre_scores', 'empty_targets',
+           'empty_by_patch']
 
 # %% ../../nbs/cass/03_diagnose.ipynb #22f357dc
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +18,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from ..core.coco import CocoData
+from ..core.config import BadInput
 from .losses import loss_map
 from .pruner import keep_patches
 from .targets import batch_masks, merge_max, patch_centres, patch_grid, valid_cells
@@ -162,3 +166,19 @@ def empty_targets(boxes: Sequence[Tensor], feat_hw: tuple[int, int], img_hw: tup
     left = torch.zeros(len(boxes)).index_add(0, image, (~empty).float())
     all_lost = int(((left == 0) & torch.tensor([len(b) > 0 for b in boxes])).sum()) if len(boxes) else 0
     return {"objects": len(image), "empty": int(empty.sum()), "rate": float(empty.float().mean()) if len(empty) else float("nan"), "images": all_lost}
+
+def empty_by_patch(
+    data: CocoData,
+    side: int,                               # of the detector's square frame, pixels; pictures are stretched to it
+    stride: int,                             # pixels of a cell
+    patches: Sequence[int] = (1, 2, 4, 8),   # cells a side
+    expansion: float = 0.3,                  # width of the context band as a share of the box's side
+) -> pd.DataFrame:                           # two rows a patch size, `min_size` 1 and `min_size` = patch: objects, empty, rate, images
+    "How many objects of a data set no patch would know (`vfmkd doctor --grid`). Raises `BadInput`."
+    if side < 1 or stride < 1: raise BadInput(f"a frame of {side} pixels with cells of {stride}; expected both at least 1.")
+    boxes = [torch.tensor([o.bbox_xyxy for o in r.objects if not o.iscrowd], dtype=torch.float32).reshape(-1, 4) * torch.tensor([side / r.width, side / r.height] * 2) for r in data.images]
+    rows, hw = [], (-(-side // stride),) * 2
+    for patch in patches:
+        with warnings.catch_warnings(record=True):                                            # min_size below the patch: that is what is counted here
+            for min_size in dict.fromkeys((1, patch)): rows.append({"patch": patch, "min_size": min_size, **empty_targets(boxes, hw, (side, side), patch=patch, expansion=expansion, min_size=float(min_size))})
+    return pd.DataFrame(rows)

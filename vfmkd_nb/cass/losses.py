@@ -133,5 +133,6 @@ class CassLoss(nn.Module):
         _known(kind, KINDS, "kind"), _known(options.get("base", BASES[0]), BASES, "base"), require_decay(options.get("decay", "gaussian"))
         self.kind, self.options = kind, options
 
-    def forward(self, scores: Tensor, boxes: Sequence[Tensor], feat_hw: tuple[int, int], img_hw: tuple[float, float], valid_hw: Sequence | Tensor | None = None) -> Tensor:  # (B, P) → scalar
+    def forward(self, scores: Tensor, boxes: Sequence[Tensor], feat_hw: tuple[int, int], img_hw: tuple[float, float], valid_hw: Sequence | Tensor | None = None) -> Tensor:
+        "Logits (B, P), and per image boxes (N, 4) xyxy in pixels of the frame → a scalar."
         return cass_loss(scores, boxes, feat_hw, img_hw, self.kind, valid_hw=valid_hw, **self.options)

@@ -131,7 +131,8 @@ class PatchPruner(nn.Module):
         logits = self.fc2(nn.functional.gelu(self.fc1(tokens.detach() if self.detach else tokens)))[..., 0]  # (B, HW)
         return patch_means(logits, feat_hw, self.patch, cells)
 
-    def forward(self, tokens: Tensor, feat_hw: tuple[int, int], cells: Tensor | None = None) -> Pruned:  # (B, HW, C), rows and columns, (B, 2) valid cells
+    def forward(self, tokens: Tensor, feat_hw: tuple[int, int], cells: Tensor | None = None) -> Pruned:
+        "Tokens (B, HW, C) of a map of `feat_hw` rows and columns, of which (B, 2) `cells` hold the image → scores (B, P) and choice. Raises `BadInput` for tokens that are no such map."
         if tokens.ndim != 3 or tokens.shape[1] != math.prod(feat_hw): raise BadInput(f"tokens have shape {tuple(tokens.shape)}, expected (B, {math.prod(feat_hw)}, C) for a map of {feat_hw[0]}×{feat_hw[1]}.")
         cells, keep = valid_cells(None, len(tokens), feat_hw, feat_hw) if cells is None else cells, self.keep
         scores = self.score(tokens, feat_hw, cells)

@@ -97,7 +97,7 @@ def object_masks(
         return torch.where(inside, fade[0][:, None, :] * fade[1][:, :, None], 0.).flatten(1)
     reach = band.square().sum(1).sqrt().clamp(min=1)                                                            # (M,)
     d = (off[0].square()[:, None, :] + off[1].square()[:, :, None]).sqrt() / reach[:, None, None]               # (M, ph, pw)
-    m = torch.exp(-2 * d.square()) if decay == "gaussian" else 1 - d
+    m = torch.exp(-2 * d.clamp(max=1).square()) if decay == "gaussian" else 1 - d                                  # clamped: exp is slow where it underflows, and d ≥ 1 is cut anyway
     return torch.where(inside & (d < 1), m, 0.).flatten(1)
 
 # %% ../../nbs/cass/00_targets.ipynb #6037fcfe

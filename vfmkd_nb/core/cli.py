@@ -135,6 +135,7 @@ def _doctor_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("annotations", help="a COCO instances file, or a data folder with --split")
     parser.add_argument("images", nargs="?", help="the image folder")
     parser.add_argument("--split", help="which split of a data folder")
+    parser.add_argument("--grid", metavar="SIDE:STRIDE", help="also: how many objects patches of 1, 2, 4 and 8 cells would miss in a detector's frame, such as 640:8")
 
 def _doctor(a: argparse.Namespace) -> int:
     "every problem of a COCO data set, by reason; exits with 1 if records are lost"
@@ -143,7 +144,18 @@ def _doctor(a: argparse.Namespace) -> int:
     if (a.images is None) == (a.split is None): raise BadInput("doctor wants an annotation file and an image folder, or a data folder and --split.")
     found = doctor(*(find_split(a.annotations, a.split) if a.split else (a.annotations, a.images)))
     print(found.to_string(index=False) if len(found) else "no problems found")
+    if a.grid: print(_grid_table(a).to_string(index=False))
     return int(any(found["outcome"] != "noted")) if len(found) else 0
+
+def _grid_table(a: argparse.Namespace):
+    "vfmkd doctor --grid"
+    from importlib import import_module
+    from vfmkd_nb.core.coco import find_split, read_coco
+    from vfmkd_nb.core.config import BadInput
+    side, _, stride = a.grid.partition(":")
+    if not (side.isdigit() and stride.isdigit()): raise BadInput(f"--grid {a.grid} is no grid; expected SIDE:STRIDE in pixels, such as 640:8.")
+    data = read_coco(*(find_split(a.annotations, a.split) if a.split else (a.annotations, a.images)))
+    return import_module("vfmkd_nb.cass.diagnose").empty_by_patch(data, int(side), int(stride))
 
 def _features_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", choices=["stats", "verify", "gc", "extract", "export", "import"],

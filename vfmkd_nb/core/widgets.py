@@ -295,7 +295,7 @@ class Canvas(anywidget.AnyWidget):
             for layer in layers: cell.alpha_composite(_faded(enlarge(layer.picture, side), self.opacity.get(layer.name, layer.opacity)))
             drawn = np.asarray(cell.convert("RGB"))
             for b in self.boxes:
-                if title in b.get("panels", content): drawn = draw_boxes(drawn, np.array([b["box"]]) * scale, COLOURS[b.get("role", "target")], round(b.get("width", 1)))
+                if title in b.get("panels", content): drawn = draw_boxes(drawn, np.array([b["box"]]) * scale, COLOURS[b.get("role", "target")], int(np.ceil(b.get("width", 1) * max(1, side[0] / zoom / height))))  # lines survive the way down to `height`
             cells.append(drawn[top:top + max(1, int(side[0] / zoom)), left:left + max(1, int(side[1] / zoom))])
         return tile(cells, list(content), self.columns or None, height)
 

@@ -32,6 +32,7 @@ from .prompts import jitter_boxes
 class EsamConfig(TrainConfig):
     "All options of an EfficientSAM run."
     images_dir: str = "embedded"                  # "embedded", or a folder with splits train and val in COCO format
+    annotations: str = "instances"                # which annotation file of a split: "instances", "instances_derived", …
     epochs: int = Field(5, ge=1)                  # passes over the training set
     train_images: int = Field(16, ge=0)           # how many training images to use; 0: all
     val_images: int = Field(8, ge=0)              # how many validation images to use; 0: all
@@ -301,7 +302,8 @@ def read_data(config: EsamConfig) -> tuple[CocoData, CocoData]:
     "Training and validation images of a configuration. Raises `BadInput` for a missing folder, an empty split, or an image in both."
     root = embedded_scenes(256, train=(config.train_images or 96) + config.distill_images, val=config.val_images or 32) if config.images_dir == "embedded" else Path(config.images_dir).expanduser()
     if not root.is_dir(): raise BadInput(f"images_dir {config.images_dir} does not exist; expected 'embedded' or a folder with splits train and {config.val_split}.")
-    train, val = read_split(root, "train"), read_split(root, config.val_split)
+    kind = "instances" if config.images_dir == "embedded" else config.annotations
+    train, val = read_split(root, "train", kind), read_split(root, config.val_split, kind)
     refuse_leakage(train, val)
     for data, n in ((train, config.train_images and config.train_images + config.distill_images), (val, config.val_images)):
         if n: data.images = data.images[:n]
