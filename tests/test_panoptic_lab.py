@@ -1,32 +1,62 @@
-"""The panoptic explorer in JupyterLab in Chromium: the pictures on the screen are, byte for byte, what the exported functions give for the state of the controls."""
-import base64
+"""The panoptic explorer in JupyterLab in Chromium: pixels on the screen are those of the tensors that the exported functions give for the state of the controls."""
+import json
+import os
 
+import numpy as np
 import pytest
 import torch
-from lab import CHROMIUM, opened
+import torch.nn.functional as F
+from lab import CHROMIUM, ask, opened, pixel, settled, spot
 
 from vfmkd_nb.core.panoptic_scenes import PANOPTIC_CATEGORIES
-from vfmkd_nb.core.plots import jpeg_bytes
-from vfmkd_nb.panoptic.widget import View, alignment_picture, view_picture
+from vfmkd_nb.core.plots import heatmap
+from vfmkd_nb.panoptic.coco import segment_colours
+from vfmkd_nb.panoptic.merge import MergeOptions, find_peaks, panoptic_segments
 
 MAKE = """
 import torch
 from vfmkd_nb.core.panoptic_scenes import PANOPTIC_CATEGORIES, make_panoptic_scene
 from vfmkd_nb.panoptic.model import PanopticNet
-from vfmkd_nb.panoptic.resolution import SuperResolution
 torch.manual_seed(0); torch.set_num_threads(1)
-net, branch = PanopticNet(5).eval(), SuperResolution(48, 48, .5).eval()
-torch.nn.init.normal_(net.head.heat.weight, std=1.)
+net = PanopticNet(5)
+torch.nn.init.normal_(net.head.heat.weight, std=.5)
 images = [torch.from_numpy(make_panoptic_scene(k, 64).image).permute(2, 0, 1) / 255 for k in (1, 2)]
+with torch.no_grad():
+    for _ in range(20): net(torch.stack(images))
+net.eval()
 """
 SHOW = """
-import pandas as pd
+from vfmkd_nb.panoptic.merge import MergeOptions
 from vfmkd_nb.panoptic.widget import PanopticExplorer
-explorer = PanopticExplorer(net, [*images, images[0][:, :50]], PANOPTIC_CATEGORIES, ["one", "two", "odd"], branch=branch, fusion=pd.DataFrame({"P2": [.25, .3], "P3": [.25, .2]}, index=[1, 2]))
-explorer.panel"""
-BYTES = """async k => { const i = document.querySelectorAll('.jp-OutputArea .widget-image')[k]; const b = new Uint8Array(await (await fetch(i.src)).arrayBuffer());
-  let s = ''; for (const x of b) s += String.fromCharCode(x); return btoa(s); }"""
-SAID = "() => [...document.querySelectorAll('.jp-OutputArea .widget-html-content')].map(e => e.innerText).join(' ')"
+e = PanopticExplorer(net, [*images, images[0][:, :50]], PANOPTIC_CATEGORIES, ["one", "two", "odd"], options=MergeOptions(.08, .5, 0.))
+e"""
+PEAKS, CENTRES, COSINE, SEGMENTS = 0, 1, 2, 3  # panels of the chosen scale; those of the other follow
+
+
+def expected(net, image, scale: float, options: MergeOptions, point=(.5, .5)) -> dict[int, np.ndarray]:
+    """Panels (h, w, 3) from the network and the merge alone, without the widget's code."""
+    with torch.no_grad():
+        maps = net(image[None], scale)
+    unit, n = F.normalize(maps.pixels[0], dim=0), maps.heat.shape[-1]
+    row, column = int(point[1] * n), int(point[0] * n)
+    cosine = (unit * unit[:, row, column, None, None]).sum(0)
+    return {CENTRES: heatmap(maps.heat[0].sigmoid().amax(0).numpy(), 0, 1), COSINE: heatmap(cosine.numpy(), -1, 1, "seismic"),
+            SEGMENTS: segment_colours(*panoptic_segments(net, maps, 0, (64, 64), PANOPTIC_CATEGORIES, options), PANOPTIC_CATEGORIES)}
+
+
+def shows(page, net, image, options: MergeOptions, scale=1.0, point=None) -> None:
+    """A grid of places of all panels of both scales has its colour; the cross at the chosen pixel is left out."""
+    settled(page)
+    for first, s in ((0, scale), (4, 1.5 - scale)):
+        for panel, want in expected(net, image, s, options, point or (.5, .5)).items():
+            n = len(want)
+            for i in range(1, n, max(1, n // 6)):
+                for j in range(0, n, max(1, n // 5)):
+                    x, y = (j + .5) / n, (i + .5) / n
+                    if point and (abs(x - point[0]) < .06 or abs(y - point[1]) < .06):
+                        continue
+                    got = pixel(page, first + panel, x, y)
+                    assert np.abs(np.subtract(got, want[i, j].astype(int))).max() <= 3, (first + panel, i, j, got, want[i, j])
 
 
 @pytest.mark.slow
@@ -35,46 +65,49 @@ SAID = "() => [...document.querySelectorAll('.jp-OutputArea .widget-html-content
 def test_the_screen_shows_what_the_functions_give(tmp_path):
     here = {}
     exec(MAKE, here)
-    net, branch, images = here["net"], here["branch"], here["images"]
-    with torch.no_grad():
-        maps = [{s: net(x[None], s) for s in (1.0, 0.5)} for x in images]
-
-    def wanted(image: int, view: View) -> tuple[bytes, str]:
-        picture, text = view_picture(net, maps[image], images[image], PANOPTIC_CATEGORIES, view)
-        return jpeg_bytes(picture, 85), text.split("<br>")[0]
-
-    def shows(page, k: int, expected: bytes, seconds: int = 30) -> None:
-        for _ in range(2 * seconds):
-            if base64.b64decode(page.evaluate(BYTES, k)) == expected:
-                return
-            page.wait_for_timeout(500)
-        raise AssertionError(f"picture {k} is not what the functions give; the screen says: {page.evaluate(SAID)}")
-
+    net, (one, two) = here["net"], here["images"]
     with opened(tmp_path, [MAKE, SHOW], limit=300) as (page, outside):
-        page.wait_for_selector(".jp-OutputArea .widget-image", timeout=60_000)
-        first, text = wanted(0, View())
-        shows(page, 0, first)
-        assert text in page.evaluate(SAID)
-        shows(page, 1, jpeg_bytes(alignment_picture(net, branch, images[0], 0.5, 0.0625)[0]))
+        shows(page, net, one, MergeOptions(.08, .5, 0.))
+        text = page.locator(".jp-OutputArea .widget-html").first.inner_text()
 
-        page.locator(".jp-OutputArea .noUi-handle").first.focus()  # the score threshold, by keyboard: 0.3 → 0.4
-        for _ in range(5):
-            page.keyboard.press("ArrowRight")
-        view = View(score_threshold=0.4)
-        assert wanted(0, view)[0] != first
-        shows(page, 0, wanted(0, view)[0])
-        assert wanted(0, view)[1] in page.evaluate(SAID)
+        page.locator(".jp-OutputArea .noUi-handle").first.focus()  # the score threshold, by keyboard: 0.08 → 0.12
+        page.keyboard.press("ArrowRight")
+        page.keyboard.press("ArrowRight")
+        options = MergeOptions(.12, .5, 0.)
+        shows(page, net, one, options)
+        with torch.no_grad():
+            peaks = [len(find_peaks(net(one[None], s).heat[0], threshold=.12)[0]) for s in (1.0, .5)]
+        said = page.locator(".jp-OutputArea .widget-html").first.inner_text()
+        assert said != text and all(f"scale {s:g}: {n} peaks" in said for s, n in zip((1.0, .5), peaks))
+        assert json.loads(ask(page, "print(len(e.canvas.boxes))")) == sum(peaks)
 
-        page.locator(".jp-OutputArea select").first.select_option(label="two")  # another image: its picture, and its alignment
-        shows(page, 0, wanted(1, view)[0])
-        shows(page, 1, jpeg_bytes(alignment_picture(net, branch, images[1], 0.5, 0.0625)[0]))
+        page.mouse.click(*spot(page, COSINE, .3, .7))  # the pixel to compare with
+        settled(page)
+        x, y = json.loads(ask(page, "import json; print(json.dumps(e.canvas.point))"))
+        assert abs(x - 19.2) < 1.5 and abs(y - 44.8) < 1.5
+        shows(page, net, one, options, point=(x / 64, y / 64))
 
         page.locator(".jp-OutputArea select").nth(1).select_option(label="0.5")  # the low path first
-        shows(page, 0, wanted(1, View(input_scale=0.5, score_threshold=0.4))[0])
+        shows(page, net, one, options, .5, point=(x / 64, y / 64))
+        box = json.loads(ask(page, "print(json.dumps(e.canvas.boxes[0]['box']))"))  # the best peak of the low path: its mask
+        page.mouse.click(*spot(page, PEAKS, (box[0] + box[2]) / 128, (box[1] + box[3]) / 128))
+        settled(page)
+        chosen = int(ask(page, "print(e.canvas.selected)"))
+        assert chosen >= 0
+        with torch.no_grad():
+            maps = net(one[None], .5)
+            _, classes, cells = find_peaks(maps.heat[0], threshold=.12)
+            mask = F.interpolate(net.segments(maps, torch.zeros(1, dtype=torch.long), classes[chosen:chosen + 1], cells[chosen:chosen + 1])[0][None], size=(64, 64), mode="bilinear", align_corners=False)[0, 0].sigmoid()
+        shown = ask(page, "l = e.canvas.content['peaks at scale 0.5'][1]; print(l.name, float(l.values.sum()))")
+        assert shown.startswith("mask of the peak") and abs(float(shown.split()[-1]) - float(mask.sum())) < .1
+        if shots := os.environ.get("VFMKD_SHOTS"):
+            page.screenshot(path=f"{shots}/panoptic_widget.png")
 
-        page.locator(".jp-OutputArea select").first.select_option(label="odd")  # 50×64 pixels: said, and the last picture stays
-        page.wait_for_function(f"() => ({SAID})().includes('sees 50×64 pixels')", timeout=30_000)
-        shows(page, 0, wanted(1, View(input_scale=0.5, score_threshold=0.4))[0])
-        page.screenshot(path=tmp_path / "widget.png")
+        page.locator(".jp-OutputArea select").first.select_option(label="two")
+        shows(page, net, two, options, .5, point=(x / 64, y / 64))
+        page.locator(".jp-OutputArea select").first.select_option(label="odd")  # 50×64 pixels: said, and the last pictures stay
+        settled(page)
+        assert "sees 50×64 pixels" in page.locator(".vfmkd-alert").inner_text() or "sees 64×50 pixels" in page.locator(".vfmkd-alert").inner_text()
+        shows(page, net, two, options, .5, point=(x / 64, y / 64))
         assert page.locator(".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.stderr']").count() == 0
         assert not outside, f"asked for {outside[:3]}"

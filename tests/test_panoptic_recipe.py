@@ -18,7 +18,7 @@ def test_killed_in_each_stage(tmp_path, monkeypatch):
     config = PanopticConfig(image_size=64, train_images=8, val_images=2, epochs=2, batch_size=2, lr=2e-3, input_scale=0.5, layers=["P4_S16"], accelerator="cpu", checkpoint_every=1, keep_last=8, audit_every=0)
 
     def train(name: str) -> None:
-        sys.stdout = sys.stderr = open(tmp_path / f"{name}.txt", "a")
+        sys.stdout = sys.stderr = open(tmp_path / f"{name}.txt", "a", buffering=1)
         train_recipe(config, tmp_path / name, FeatureStore(tmp_path / "features"))
 
     assert ended(life(lambda: train("calm")), 400)

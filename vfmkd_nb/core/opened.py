@@ -21,7 +21,7 @@ from .runs import RunInfo, find_run
 from .steplog import read_log
 
 # %% ../../nbs/core/15a_opened.ipynb #814ab943
-EXPLORERS = {"edge": "vfmkd_nb.edge.widget", "edge_ablation": "vfmkd_nb.edge.widget", "esam": "vfmkd_nb.esam.widget", "boxes": "vfmkd_nb.boxes.widget", "cass_detector": "vfmkd_nb.cass.widget"}  # report → the module whose `reopen(run, images)` makes the explorer
+EXPLORERS = {"edge": "vfmkd_nb.edge.widget", "edge_ablation": "vfmkd_nb.edge.widget", "esam": "vfmkd_nb.esam.widget", "boxes": "vfmkd_nb.boxes.widget", "cass_detector": "vfmkd_nb.cass.widget", "panoptic": "vfmkd_nb.panoptic.widget"}  # report → the module whose `reopen(run, images)` makes the explorer
 
 @dataclass(frozen=True)
 class SavedState:

@@ -49,6 +49,10 @@ class PanopticConfig(TrainConfig):
     dim: int = Field(48, ge=4)                      # of embeddings and pixel features
     use_learnable_fusion: bool = True               # learned weights over pyramid levels; false: their mean
     fusion: str = "softmax"                         # how they are weighed: one of panoptic.model.FUSIONS
+    use_coordinates: bool = True                    # a mask also says where it is, relative to its centre (panoptic.model.Head)
+    context: int = Field(3, ge=0)                   # convolutions at twice the stride through which a centre sees its segment; 0: none
+    centre_overlap: float = Field(0.3, gt=0, lt=1)  # of the heatmap's Gaussians (panoptic.losses.gaussian_radius); less is wider
+    mask_stride: Literal[1, 2, 4] = 2               # losses of masks are taken on the picture reduced by this
     cls_weight: float = Field(1.0, ge=0)            # of loss_cls
     mask_weight: float = Field(5.0, ge=0)           # of loss_mask
     dice_weight: float = Field(5.0, ge=0)           # of loss_dice
@@ -160,9 +164,9 @@ class PanopticSamples:
         mirrored = False
         if augmented: image, ids, mirrored = augment(image, ids, self.config.flip, 1.0 if self.teacher else self.config.crop)
         grid = int(self.config.image_size * self.config.input_scale) // 4
-        targets = make_targets(ids.numpy(), record.segments_info, self.index, self.things, (grid, grid), self.config.stuff_parts)
-        out = {"image": image.float() / 255, "targets": targets, "features": self._features(record, image, mirrored)}
-        if self.training and self.config.resolution_path == "both": out["targets_full"] = make_targets(ids.numpy(), record.segments_info, self.index, self.things, (self.config.image_size // 4,) * 2, self.config.stuff_parts)
+        asked = lambda cells: make_targets(ids.numpy(), record.segments_info, self.index, self.things, (cells, cells), self.config.stuff_parts, self.config.centre_overlap)
+        out = {"image": image.float() / 255, "targets": asked(grid), "features": self._features(record, image, mirrored)}
+        if self.training and self.config.resolution_path == "both": out["targets_full"] = asked(self.config.image_size // 4)
         return out if self.training else {**out, "ids_map": torch.from_numpy(own), "segments": record.segments_info}
 
     def _features(self, record: PanopticRecord, image: Tensor, mirrored: bool) -> dict[str, Tensor]:

@@ -98,11 +98,12 @@ def heat_distill_loss(student: Tensor, teacher: Tensor, temperature: float = 4.0
     return soft_label_kd(student, F.adaptive_max_pool2d(teacher, student.shape[-2:]), temperature)
 
 # %% ../../nbs/panoptic/07_distill.ipynb #9df72815
-_ARCHITECTURE = ("classes", "backbone", "width", "dim", "fusion")
+_ARCHITECTURE = ("classes", "backbone", "width", "dim", "fusion", "coordinates", "context")
+_BEFORE = {"coordinates": False, "context": 0}  # of files that were written before networks had these parts
 
 def save_network(path: str | Path, net: PanopticNet, config: Any, categories: Sequence[Mapping]) -> Path:
     "Write the bare network as safetensors, with what is needed to build it again. Auxiliary branches are not in it."
-    meta = {"classes": net.classes, "backbone": config.backbone, "width": config.width, "dim": config.dim, "fusion": net.fusion.kind, "categories": [{k: c[k] for k in ("id", "name", "isthing")} for c in categories], "input_scale": config.input_scale, "image_size": config.image_size}
+    meta = {"classes": net.classes, "backbone": config.backbone, "width": config.width, "dim": config.dim, "fusion": net.fusion.kind, "coordinates": net.head.form is not None, "context": net.head.layers, "categories": [{k: c[k] for k in ("id", "name", "isthing")} for c in categories], "input_scale": config.input_scale, "image_size": config.image_size}
     return atomic_write(path, save({k: v.contiguous() for k, v in net.state_dict().items()}, {"panoptic": json.dumps(meta)}))
 
 def load_network(path: str | Path) -> tuple[PanopticNet, dict]: # in eval mode; what `save_network` noted
@@ -111,7 +112,7 @@ def load_network(path: str | Path) -> tuple[PanopticNet, dict]: # in eval mode; 
         with safe_open(str(path), "pt") as f: meta = (f.metadata() or {}).get("panoptic")
     except (OSError, SafetensorError) as e: raise BadInput(f"network {path} cannot be read: {e}.") from None
     if meta is None: raise BadInput(f"{path} holds weights without the architecture of a panoptic network, expected a file of save_network.")
-    meta = json.loads(meta)
+    meta = {**_BEFORE, **json.loads(meta)}
     net = PanopticNet(**{k: meta[k] for k in _ARCHITECTURE})
     try: net.load_state_dict(load_weights(path))
     except RuntimeError as e: raise BadInput(f"the weights of {path} do not fit: {str(e).splitlines()[-1].strip()}.") from None

@@ -78,6 +78,7 @@ def make_targets(
     things: Sequence[bool],          # by index
     grid: tuple[int, int],           # (h, w) of the heatmap
     parts: int = 1,                  # centres per stuff class
+    overlap: float = 0.7,            # of `gaussian_radius`: less makes wider Gaussians
 ) -> Targets:
     "Heatmap, centres and masks of an image. Segments that augmentation has cut away have no centre."
     (H, W), (h, w) = ids.shape, grid
@@ -87,7 +88,7 @@ def make_targets(
             row, column = min(h - 1, int((y1 + y2) / 2 * h / H)), min(w - 1, int((x1 + x2) / 2 * w / W))
             if (k, row, column) in taken: collisions += 1; continue
             taken.add((k, row, column))
-            _draw(heat[k], row, column, gaussian_radius((y2 - y1) * h / H, (x2 - x1) * w / W))
+            _draw(heat[k], row, column, gaussian_radius((y2 - y1) * h / H, (x2 - x1) * w / W, overlap))
             classes.append(k); cells.append(row * w + column); masks.append(mask)
     crowds = [s["id"] for s in segments if s.get("iscrowd")]
     valid = (ids != 0) & ~np.isin(ids, crowds) if crowds else ids != 0

@@ -24,7 +24,7 @@ from ..core.images import SizeMismatch, UnreadableImage, read_image
 from .coco import write_panoptic
 from .distill import load_network
 from .merge import MergeOptions, panoptic_segments
-from .model import PanopticNet
+from .model import PanopticNet, form_basis
 
 # %% ../../nbs/panoptic/09_predict.ipynb #258789c2
 def _predicted(net: PanopticNet, meta: dict, data: Any, input_scale: float, options: MergeOptions) -> Iterator[tuple[dict, np.ndarray, list[dict]]]:
@@ -56,7 +56,7 @@ def predict_folder(
 
 # %% ../../nbs/panoptic/09_predict.ipynb #c7e7958d
 class ExportNet(nn.Module):
-    "Images (B, 3, H, W) in [0, 1] → heat (B, C, h, w), queries (B, C, D, h, w), pixels (B, D, h, w), quality (B, C, h, w)."
+    "Images (B, 3, H, W) in [0, 1] → heat (B, C, h, w), queries (B, C, D', h, w), pixels (B, D', h, w), quality (B, C, h, w); D' is D, and 6 more with coordinates."
     def __init__(self, net: PanopticNet, input_scale: float):
         super().__init__()
         self.net, self.input_scale = net, input_scale
@@ -65,7 +65,10 @@ class ExportNet(nn.Module):
         maps, head = self.net(images, self.input_scale), self.net.head
         at = maps.embedding[:, None] + head.class_embedding.weight[None, :, :, None, None]      # (B, C, D, h, w)
         q = head.query(at.movedim(2, -1))                                                       # (B, C, h, w, D)
-        return maps.heat, q.movedim(-1, 2), maps.pixels, head.quality(q)[..., 0]
+        (h, w), pixels = maps.heat.shape[-2:], maps.pixels
+        x, y = form_basis(h, w, pixels.device)[1:3]                                             # a cell's own place: the centre of its queries
+        if head.form: pixels = torch.cat([pixels, form_basis(h, w, pixels.device).expand(len(pixels), -1, -1, -1)], 1)
+        return maps.heat, head.with_form(q, x, y).movedim(-1, 2), pixels, head.quality(q)[..., 0]
 
 def export_network(network: str | Path, path: str | Path, input_scale: float | None = None) -> Path:
     "Write a bare network as ONNX for single images of its training size. Raises `BadInput` without the `export` extra."

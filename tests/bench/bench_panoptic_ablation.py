@@ -1,0 +1,52 @@
+"""The ablation of resolution distillation in one process: {low, low+SR, low+SR+FA, full} × {learned fusion, mean} × seeds on the easy scenes at 64×64, equal budget; means, deviations and paired tests.
+
+    python tests/bench/bench_panoptic_ablation.py [epochs [seeds]]
+
+`vfmkd report panoptic_ablation` does the same with a report per run, pictures and curves; this is what it costs without them. There is no bound: the figures are printed whatever they say.
+"""
+import statistics
+import sys
+import tempfile
+import time
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+
+from vfmkd_nb.core.stats import paired_test, verdict_sentence
+from vfmkd_nb.panoptic.data import PanopticConfig
+from vfmkd_nb.panoptic.train import train_panoptic
+
+PATHS = {"low": {}, "low+SR": {"use_resolution_distill": True, "fa_loss_weight": 0.0}, "low+SR+FA": {"use_resolution_distill": True}, "full": {"input_scale": 1.0}}
+
+
+def run(path, fusion, seed, epochs):
+    """PQ and milliseconds of processor time a step of one run."""
+    options = {"data": "easy", "image_size": 64, "train_images": 160, "val_images": 32, "batch_size": 8, "epochs": epochs, "lr": 6e-3, "scheduler": "onecycle", "evaluate_every": epochs, "input_scale": 0.5, "channels_last": True, "accelerator": "cpu", "audit_every": 0}
+    config = PanopticConfig(**{**options, **PATHS[path]}, use_learnable_fusion=fusion, seed=seed)
+    with tempfile.TemporaryDirectory() as folder, open(Path(folder) / "log", "w") as log, redirect_stdout(log), redirect_stderr(log):
+        begin = time.process_time()
+        found = train_panoptic(config, run_dir=Path(folder) / "run", resume=False)
+        return found.metrics["pq"], 1e3 * (time.process_time() - begin) / len(found.fit.steps)
+
+
+def main(epochs=8, seeds=3):
+    """Print the table; always 0."""
+    found, cost = {}, {}
+    for seed in range(seeds):
+        for fusion in (True, False):
+            for path in PATHS:
+                name = path + ", mean" * (not fusion)
+                pq, ms = run(path, fusion, seed, epochs)
+                found.setdefault(name, []).append(pq)
+                cost.setdefault(name, []).append(ms)
+                print(f"seed {seed} {name}: PQ {pq:.3f}, {ms:.0f} ms a step with evaluation", flush=True)
+    for name, values in found.items():
+        print(f"{name:16s} PQ {statistics.mean(values):.3f} ± {statistics.stdev(values) if seeds > 1 else float('nan'):.3f}   {statistics.median(cost[name]):.0f} ms a step ({100 * (statistics.median(cost[name]) / statistics.median(cost['low']) - 1):+.0f} %)")
+    if seeds > 1:
+        pairs = [(a, "low") for a in ("low+SR", "low+SR+FA", "full")] + [(p, p + ", mean") for p in PATHS]
+        for a, b in pairs:
+            print(verdict_sentence(a, b, paired_test(found[a], found[b]), seeds, "PQ", "max"))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*map(int, sys.argv[1:3])))
