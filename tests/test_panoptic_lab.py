@@ -46,6 +46,7 @@ def expected(net, image, scale: float, options: MergeOptions, point=(.5, .5)) ->
 
 def shows(page, net, image, options: MergeOptions, scale=1.0, point=None) -> None:
     """A grid of places of all panels of both scales has its colour; the cross at the chosen pixel is left out."""
+    page.mouse.move(2, 2)  # the pointer draws a cross on the other panels
     settled(page)
     for first, s in ((0, scale), (4, 1.5 - scale)):
         for panel, want in expected(net, image, s, options, point or (.5, .5)).items():
