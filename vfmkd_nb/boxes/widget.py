@@ -180,7 +180,7 @@ def reopen(
 ) -> BoxExplorer:
     "The explorer of a run on the disk, with all weights that it kept. Raises `BadInput` for an image that is not in its validation set, or if it has kept no weights."
     config = resolve(BoxConfig.parse(run.record["config"]))
-    if not (states := saved_states(run)): raise BadInput(f"run {run.id} in {run.dir} has kept no weights.")
+    states = saved_states(run)
     val, models = prepare(BoxSamples(read_data(config)[1], config, box_teacher(config), FeatureStore(), config.val_split)), {}
     for state in states:
         task = BoxTask(config, val.teacher)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..core.config import BadInput, hint
 from ..core.data import torch_rng
-from ..core.opened import saved_states
+from ..core.opened import chosen_images, saved_states
 from ..core.plots import COLOURS, draw_boxes, heatmap, to_uint8
 from ..core.runs import RunInfo
 from ..core.train import eval_mode
@@ -222,11 +222,9 @@ def reopen(
     "The widget for a run on the disk. Raises `BadInput` for an image that is not in its validation set, a detector without a pruner, or if it has kept no weights."
     config = CassConfig.parse(run.record["config"])
     _, val = read_data(config)
-    index, states = {val.sample_id(i): i for i in range(len(val))}, saved_states(run)
-    for name in images:
-        if name not in index: raise BadInput(f"image {name!r} is not in the validation set of run {run.id}{hint(name, index)}")
-    if not states: raise BadInput(f"run {run.id} in {run.dir} has kept no weights.")
-    names, task, scorers, seen = list(images) or list(index)[:6], CassTask(config, len(val.data.categories)), {}, {}
+    index = {val.sample_id(i): i for i in range(len(val))}
+    names, states = chosen_images(run, images, index), saved_states(run)
+    task, scorers, seen = CassTask(config, len(val.data.categories)), {}, {}
     if not task.layers: raise BadInput(f"the detector of run {run.id} is dense: it has no scorer to look at.")
     for state in states:
         task.model.load_state_dict(state.weights())

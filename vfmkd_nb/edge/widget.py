@@ -15,8 +15,8 @@ import torch.nn.functional as F
 import traitlets
 from torch import Tensor
 
-from ..core.config import BadInput, hint
-from ..core.opened import saved_states
+from ..core.config import BadInput
+from ..core.opened import chosen_images, saved_states
 from ..core.plots import COLOURS, edge_errors, heatmap
 from ..core.runs import RunInfo
 from ..core.steplog import read_log
@@ -176,10 +176,7 @@ def reopen(
     config = EdgeConfig.parse(run.record["config"])
     _, val, teacher = make_samples(config)
     index = {val.sample_id(i): i for i in range(len(val))}
-    for name in images:
-        if name not in index: raise BadInput(f"image {name!r} is not in the validation set of run {run.id}{hint(name, index)}")
-    names, states = list(images) or list(index)[:6], saved_states(run)
-    if not states: raise BadInput(f"run {run.id} in {run.dir} has kept no weights.")
+    names, states = chosen_images(run, images, index), saved_states(run)
     samples, task, saved = [val.get(index[n], None) for n in names], EdgeTask(config, teacher), {}
     for state in states:
         task.model.load_state_dict(state.weights())

@@ -9,18 +9,16 @@ __all__ = ['Answer', 'answer', 'answer_panels', 'object_table', 'PromptExplorer'
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
 import torch
-import traitlets
 from torch import Tensor
 
 from ..core.coco import ImageRecord
-from ..core.config import BadInput, hint
+from ..core.config import BadInput
 from ..core.geometry import Frame
 from ..core.images import read_image
 from ..core.metrics import mask_iou
-from ..core.opened import saved_states
+from ..core.opened import chosen_images, saved_states
 from ..core.plots import COLOURS, heatmap
 from ..core.runs import RunInfo
 from ..core.widgets import Canvas, Explorer, Layer, ObjectTable, boxes_of, difference, dropdown, slider, tint
@@ -191,13 +189,11 @@ def reopen(
     config = EsamConfig.parse(run.record["config"])
     val = select_objects(read_data(config)[1], config)
     teacher = None if config.teacher == "none" else load_promptable(config.teacher)
-    by_name = {r.path.name: r for r in val.images}
-    for name in images:
-        if name not in by_name: raise BadInput(f"image {name!r} is not in the validation set of run {run.id}{hint(name, by_name)}")
-    if not (states := saved_states(run)): raise BadInput(f"run {run.id} in {run.dir} has kept no weights.")
+    by_name, states = {r.path.name: r for r in val.images}, saved_states(run)
+    records = [by_name[n] for n in chosen_images(run, images, by_name, len(by_name))]
     models = {"zero-shot": EsamPromptable(start_model(config), "zero-shot", config.box_corners)}
     for state in states[-3:]:
         task = EsamTask(config, teacher)
         task.model.load_state_dict(state.weights())
         models[f"epoch {state.epoch}"] = EsamPromptable(task.model.student, f"epoch {state.epoch}", config.box_corners)
-    return PromptExplorer(_shown([by_name[n] for n in images] or val.images, 4), {**models, **({"teacher": teacher} if teacher else {})}, [c.name for c in val.categories])
+    return PromptExplorer(_shown(records, len(images) or 4), {**models, **({"teacher": teacher} if teacher else {})}, [c.name for c in val.categories])

@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ..core.config import BadInput, hint
-from ..core.opened import saved_states
+from ..core.config import BadInput
+from ..core.opened import chosen_images, saved_states
 from ..core.plots import COLOURS, SERIES, new_figure, enlarge, figure_array, heatmap, jpeg_bytes, tile, to_uint8
 from ..core.runs import RunInfo
 from ..core.steplog import read_log
@@ -210,13 +210,10 @@ def reopen(
     config = PanopticConfig.parse(run.record["config"])
     _, val, teacher = make_samples(config)
     index = {val.sample_id(i): i for i in range(len(val))}
-    for name in images:
-        if name not in index: raise BadInput(f"image {name!r} is not in the validation set of run {run.id}{hint(name, index)}")
-    names, models = list(images) or list(index)[:6], {}
+    names, models = chosen_images(run, images, index), {}
     for state in saved_states(run):
         models[state.epoch] = PanopticModel(config, len(val.data.categories), teacher)
         models[state.epoch].load_state_dict(state.weights())
-    if not models: raise BadInput(f"run {run.id} in {run.dir} has kept no weights.")
     log = read_log(run.dir)[1].set_index("epoch")
     fusion = log[[c for c in log if c.startswith("train_fusion_")]].rename(columns=lambda c: f"P{int(c[-1]) + 2}")
     branches = {e: m.resolution.eval() for e, m in models.items() if m.resolution} or None
