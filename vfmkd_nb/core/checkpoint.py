@@ -8,7 +8,7 @@ __all__ = ['pack', 'unpack', 'Damaged', 'to_bytes', 'from_bytes', 'disk_errors',
 
 # %% ../../nbs/core/12_checkpoint.ipynb #2e385783
 import errno, fcntl, hashlib, json, math, os, pickle, socket, time, zipfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -134,13 +134,13 @@ def save_checkpoint(
     state: dict[str, Any],     # tree of state, as for `pack`
     *,
     keep_last: int = 2,        # how many of the newest to keep, at least 1
-    best_step: int | None = None, # a step that is kept as well
+    keep: Collection[int] = (), # steps that are kept as well
 ) -> Path:
     "Write a checkpoint, then remove those no longer wanted. Raises `BadInput` if the disk is full or the folder cannot be written."
     path = checkpoint_path(folder, step)
     with disk_errors(path): atomic_write(path, to_bytes(state))
     for old in checkpoints(folder)[:-max(1, keep_last)]:
-        if checkpoint_step(old) != best_step: old.unlink(missing_ok=True)
+        if checkpoint_step(old) not in keep: old.unlink(missing_ok=True)
     return path
 
 def sweep(folder: str | Path) -> int: # how many were removed

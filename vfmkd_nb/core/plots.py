@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COLOURS', 'SERIES', 'to_uint8', 'overlay_mask', 'edge_overlay', 'edge_errors', 'draw_boxes', 'heatmap', 'enlarge',
-           'tile', 'png_bytes', 'jpeg_bytes', 'save_png', 'new_figure', 'curves', 'figure_array', 'show']
+           'tile', 'png_bytes', 'jpeg_bytes', 'save_png', 'new_figure', 'curves', 'figure_array', 'Cursor', 'show']
 
 # %% ../../nbs/core/07_plots.ipynb #aa0d2a8f
 from collections.abc import Mapping, Sequence
@@ -156,8 +156,9 @@ def curves(
             ax.plot(stats.index, stats["mean"], color=SERIES[k % len(SERIES)], lw=1.6, marker="." if len(stats) < 8 else None, label=f"{name} (n = {n})")
             if n > 1: ax.fill_between(stats.index, stats["mean"] - stats["std"], stats["mean"] + stats["std"], color=SERIES[k % len(SERIES)], alpha=.18, lw=0)
         for at, text in marks.items(): ax.axvline(at, color="0.5", lw=.8, ls=":"); ax.text(at, .98, f" {text}", transform=ax.get_xaxis_transform(), fontsize=7, va="top", color="0.4")
+        ax.xaxis.get_major_locator().set_params(integer=pd.api.types.is_integer_dtype(table[x]))
         ax.set_xlabel(x); ax.set_title(y, fontsize=10); ax.spines[["top", "right"]].set_visible(False); ax.grid(alpha=.2)
-    axes[0].legend(fontsize=8, frameon=False)
+    if len(axes[0].lines) > 1 + len(marks) or table[seed].nunique() > 1: axes[0].legend(fontsize=8, frameon=False)
     return fig
 
 def figure_array(fig: Figure, dpi: int = 100) -> np.ndarray:
@@ -166,6 +167,19 @@ def figure_array(fig: Figure, dpi: int = 100) -> np.ndarray:
     if not isinstance(fig.canvas, FigureCanvasAgg): FigureCanvasAgg(fig)
     fig.canvas.draw()
     return np.asarray(fig.canvas.buffer_rgba())[..., :3].copy()
+
+class Cursor:
+    "A figure drawn once, over which a cursor moves: `at` is fast enough for a slider."
+    def __init__(self, fig: Figure, dpi: int = 60):
+        self.picture, self.axes = figure_array(fig, dpi), fig.axes
+
+    def at(self, x: float) -> np.ndarray:  # (H, W, 3) uint8; x: in the units of the horizontal axes
+        "The figure with a vertical line at x in every panel; a panel that does not reach x has none."
+        out, high = self.picture.copy(), len(self.picture)
+        for ax in self.axes:
+            column, box = round(ax.transData.transform((x, 0))[0]), ax.bbox
+            if box.x0 - 1 <= column <= box.x1 + 1: out[high - round(box.y1):high - round(box.y0), max(0, column - 1):column + 1] = COLOURS["false"]
+        return out
 
 def show(images: Sequence[np.ndarray], titles: Sequence[str] | None = None, columns: int | None = None, height: float = 2.4) -> Figure:
     "Pictures side by side as a figure for a notebook."

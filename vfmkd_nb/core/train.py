@@ -64,6 +64,7 @@ class TrainConfig(Config):
     evaluate_every: int = Field(1, ge=1)          # epochs between evaluations; the last is always evaluated
     checkpoint_every: int = Field(0, ge=0)        # steps between checkpoints inside an epoch; each epoch ends with one
     keep_last: int = Field(2, ge=1)               # checkpoints to keep
+    keep_every: int = Field(0, ge=0)              # epochs between checkpoints that stay, to look back at; 0: none
     best_metric: str = ""                         # validation metric by which the best checkpoint is kept as well
     best_mode: Literal["max", "min"] = "max"
     max_nonfinite: int = Field(10, ge=1)          # skipped steps in a row that end the run
@@ -430,7 +431,7 @@ def _reduce(fabric: Fabric, metrics: dict[str, float], weight: int) -> dict[str,
     return {k: math.fsum(m[k]*w for m, w in parts)/whole for k in parts[0][0]}
 
 # %% ../../nbs/core/13_train.ipynb #f844cd13
-_FREE = {"num_workers", "log_every", "checkpoint_every", "keep_last", "max_nonfinite", "audit_every", "audit_stop"}  # options that change no number
+_FREE = {"num_workers", "log_every", "checkpoint_every", "keep_last", "keep_every", "max_nonfinite", "audit_every", "audit_stop"}  # options that change no number
 
 def _save(run: Run) -> None:
     "Flush the log, then write a checkpoint that knows its length."
@@ -439,7 +440,9 @@ def _save(run: Run) -> None:
              "task": run.undo.task.state_dict() if run.undo.task else {}, "step": run.step, "epoch": run.epoch, "nonfinite": run.nonfinite, "best": run.best,
              "rng": {"seed": run.config.seed, "step": run.step},  # all there is: every step is seeded from these two
              "log_bytes": run.log.flush(sync=True), "config": run.config.model_dump(mode="json"), "data": run.data}
-    save_checkpoint(run.dir/"checkpoints", run.step, state, keep_last=run.config.keep_last, best_step=run.best and run.best["step"])
+    every = run.config.keep_every*run.steps_per_epoch
+    keep = {*(range(every, run.step, every) if every else ()), *([run.best["step"]] if run.best else [])}
+    save_checkpoint(run.dir/"checkpoints", run.step, state, keep_last=run.config.keep_last, keep=keep)
 
 def _refuse_other_run(run: Run, state: Mapping[str, Any]) -> None:
     "Raise `BadInput` if a checkpoint belongs to a run with other options or images."

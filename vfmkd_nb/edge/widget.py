@@ -9,6 +9,8 @@ __all__ = ['View', 'Inside', 'look_inside', 'view_panels', 'MaskExplorer', 'expl
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import ipywidgets as widgets
+import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
@@ -17,7 +19,7 @@ from torch import Tensor
 
 from ..core.config import BadInput
 from ..core.opened import chosen_images, saved_states
-from ..core.plots import COLOURS, edge_errors, heatmap
+from ..core.plots import COLOURS, Cursor, curves, edge_errors, heatmap, png_bytes
 from ..core.runs import RunInfo
 from ..core.steplog import read_log
 from ..core.train import eval_mode
@@ -51,12 +53,13 @@ def look_inside(
     logits: Tensor,  # (h, w) of the student
     target: Tensor,  # (h, w) edges in 0..1
     view: View,
+    **options,       # of `edge_loss`: its weights
 ) -> Inside:
     "The training loss of one image taken apart. Raises `BadInput` for an even kernel or an unknown mask."
     masked = EdgeMaskSchedule(True, view.start_epoch, view.kernel_size).masked(view.epoch)
     mode, t = view.mask if masked else "none", target.float()[None]
     x = logits.detach().float()[None].requires_grad_()
-    total = edge_loss(x, t, view.kernel_size, mode)["total"]
+    total = edge_loss(x, t, view.kernel_size, mode, **options)["total"]
     gradient, = torch.autograd.grad(total, x)
     for_bce, _, band = mask_weights(t, view.kernel_size, mode)
     weight = (torch.ones_like(t) if for_bce is None else for_bce)[0]
@@ -69,22 +72,24 @@ def view_panels(
     target: Tensor,  # (h, w) edges in 0..1
     logits: Tensor,  # (h, w) of the student
     view: View,
+    **options,       # of `edge_loss`: its weights
 ) -> tuple[dict[str, list[Layer]], str]: # title → layers; a line of text with coverage and guidance
     "What the widget shows, and what it says."
-    s, edges, found = look_inside(logits, target, view), target > .5, logits.sigmoid()
+    s, edges, found = look_inside(logits, target, view, **options), target > .5, logits.sigmoid()
     band = dilate(target[None].float(), view.kernel_size)[0] > 0
     wrong = edge_errors((found > view.threshold).numpy(), edges.numpy(), band.numpy())
     top = float(s.gradient.abs().max()) or 1.
     panels = {
         "image": [photo], "edges to learn": [photo, Layer("edges", tint(edges.numpy(), COLOURS["target"], 1.), target.numpy())],
         "student": [Layer("student", heatmap(found.numpy(), 0, 1), found.numpy())], "student minus edges": [difference("student minus edges", found.numpy(), target.numpy())],
-        f"weight in the loss ({view.mask if s.masked else 'no mask yet'})": [photo, Layer("weight", tint(s.weight.numpy() / max(1., float(s.weight.max())), COLOURS["band"], .75), s.weight.numpy())],
+        f"weight in the loss ({view.mask if s.masked or view.mask == 'none' else 'no mask yet'})": [photo, Layer("weight", tint(s.weight.numpy() / max(1., float(s.weight.max())), COLOURS["band"], .75), s.weight.numpy())],
         f"student > {view.threshold:.2f} (orange: off band)": [Layer("errors", wrong)],
         "loss of each pixel": [Layer("loss", heatmap(s.loss.numpy(), 0, 3, "magma"), s.loss.numpy())],
         "gradient (blue: up, red: down)": [Layer("gradient", heatmap(-s.gradient.numpy(), -top, top, "seismic_r"), s.gradient.numpy())]}
-    off = float((found > view.threshold)[~band].float().mean()) if (~band).any() else float("nan")
-    said = (f"epoch {view.epoch}: mask {'on' if s.masked else 'off'} (from epoch {view.start_epoch}) · coverage {s.coverage:.1%}, {coverage_guidance(s.coverage)} · loss {s.total:.4f} · "
-            f"{s.blind:.0%} of the pixels without gradient · {off:.1%} of the pixels outside the band called an edge")
+    inside, outside = (float(((found > view.threshold) != edges)[where].float().mean()) if where.any() else float("nan") for where in (band, ~band))
+    state = "no mask" if view.mask == "none" else f"mask {'on' if s.masked else 'off'} (from epoch {view.start_epoch})"
+    said = (f"epoch {view.epoch}: {state} · coverage {s.coverage:.1%}, {coverage_guidance(s.coverage)} · loss {s.total:.4f} · "
+            f"{s.blind:.0%} of the pixels without gradient · wrong: {inside:.1%} of the pixels in the band, {outside:.1%} outside it")
     return panels, said
 
 # %% ../../nbs/edge/05_widget.ipynb #67310faf
@@ -98,8 +103,7 @@ class MaskExplorer(Explorer):
         targets: Sequence[Tensor],     # each (h, w)
         logits: Callable[[int], Tensor] | Sequence[Tensor], # of the student, (h, w) per image
         names: Sequence[str] | None = None,
-        start_epoch: int = 5,
-        epochs: int = 20,
+        config: EdgeConfig = EdgeConfig(),  # weights of the loss, and where the controls begin
         scores: pd.DataFrame | None = None, # a row per image, in their order: a table to choose from
         saved: Mapping[int, Sequence[Tensor]] | None = None, # epoch → logits per image of the weights saved then, in place of `logits`
         log: pd.DataFrame | None = None,    # of `core.steplog.read_log`, a row an epoch: what training said then
@@ -107,18 +111,25 @@ class MaskExplorer(Explorer):
         if not len(images) or len(images) != len(targets): raise BadInput(f"{len(images)} images came with {len(targets)} edge maps, expected as many and at least one.")
         self.targets, self.saved, self.log = list(targets), dict(saved or {}), log
         self.logits = logits if callable(logits) else lambda i: logits[i]
+        self.config, start, epochs = config, config.edge_mask_start_epoch, max(config.epochs, config.edge_mask_start_epoch)
         self.photos, self.sizes = [Layer("image", as_picture(i)) for i in images], [tuple(i.shape[-2:]) for i in images]
-        controls = {"image": dropdown([(n, i) for i, n in enumerate(names or [str(i) for i in range(len(images))])], text="image"), "kernel_size": slider(1, 15, 3, 2, "kernel"),
-                    "mask": dropdown(MASKS, "band", "mask"), "epoch": slider(1, epochs, start_epoch, text="epoch"), "start_epoch": slider(1, epochs, start_epoch, text="mask from"),
-                    "threshold": slider(.05, .95, .5, .05, "threshold")}
+        controls = {"image": dropdown([(n, i) for i, n in enumerate(names or [str(i) for i in range(len(images))])], text="image"), "kernel_size": slider(1, max(15, config.edge_mask_kernel_size), config.edge_mask_kernel_size, 2, "kernel"),
+                    "mask": dropdown(MASKS, config.mask, "mask"), "epoch": slider(1, epochs, max(self.saved, default=start), text="epoch"), "start_epoch": slider(1, epochs, start, text="mask from"),
+                    "threshold": slider(.05, .95, config.threshold, .05, "threshold")}
         if self.saved: controls["saved"] = dropdown([(f"after epoch {e}", e) for e in self.saved], list(self.saved)[-1], "weights")
-        self.table = ObjectTable()
-        super().__init__(controls, Canvas(columns=4, width=1100), [self.table] if scores is not None else [])
+        self.table, self.cursor, self.course = ObjectTable(), self._curves(start), widgets.Image(format="png", layout={"max_width": "100%", "object_fit": "scale-down", "align_self": "flex-start"})
+        super().__init__(controls, Canvas(columns=4, width=1100), [*([self.course] if self.cursor else []), *([self.table] if scores is not None else [])])
         if scores is not None:
             self.table.show(scores)
             self.table.selected = 0
             traitlets.link((self.table, "selected"), (self.controls["image"], "index"))
         self.refresh()
+
+    def _curves(self, start_epoch: int) -> Cursor | None:
+        "What the log says of every epoch, to run a cursor over."
+        names = [n for n in _COURSE if self.log is not None and n in self.log and self.log[n].notna().any()]
+        if not names: return None
+        return Cursor(curves(self.log.assign(variant="run", seed=0), "epoch", names, marks={start_epoch: "mask on"} if self.config.mask != "none" and start_epoch <= self.log["epoch"].max() else {}))
 
     @property
     def view(self) -> View:
@@ -126,34 +137,48 @@ class MaskExplorer(Explorer):
         return View(**{k: c.value for k, c in self.controls.items() if k not in ("image", "saved")})
 
     def update(self, changed: str) -> str:
-        "Bring the panels up to date; other weights bring the epoch in which they were saved."
+        "Bring the panels up to date. Weights and epoch go together: weights bring the epoch they were saved in, an epoch brings the newest weights that were kept by then."
+        if self.saved and changed in ("saved", "epoch"):
+            with self.hold():
+                if changed == "saved": self.controls["epoch"].value = self.controls["saved"].value
+                else: self.controls["saved"].value = max((e for e in self.saved if e <= self.controls["epoch"].value), default=min(self.saved))
         i, at = self.controls["image"].value, self.controls["saved"].value if self.saved else None
-        if changed == "saved":
-            with self.hold(): self.controls["epoch"].value = at
-        panels, said = view_panels(self.photos[i], self.targets[i], self.saved[at][i] if self.saved else self.logits(i), self.view)
+        if self.cursor and at: self.course.value = png_bytes(self.cursor.at(at))
+        panels, said = view_panels(self.photos[i], self.targets[i], self.saved[at][i] if self.saved else self.logits(i), self.view, **{k: getattr(self.config, k) for k in _LOSS})
         self.canvas.show(panels, self.sizes[i])
         return said + ("" if self.log is None or at is None else " · " + self.logged(at))
 
     def logged(self, epoch: int) -> str:
         "What the step log says of an epoch."
         row = self.log.set_index("epoch").loc[epoch]
-        return f"log of epoch {epoch}: " + ", ".join(f"{k.removeprefix('train_')} {row[k]:.4f}" for k in ("train_total", "train_edge", "boundary_f") if k in row and pd.notna(row[k]))
+        return f"log of epoch {epoch}: " + ", ".join(f"{k.removeprefix('train_')} {row[k]:.4f}" for k in _COURSE if k in row and pd.notna(row[k]))
 
     def frames(self, height: int = 130) -> str:
         "A slider over the saved epochs for a page without a kernel, as HTML. Raises `BadInput` where nothing was saved."
-        if not self.saved: raise BadInput("no weights were saved on the way; keep them with keep_last.")
+        if not self.saved: raise BadInput("no weights were saved on the way; keep them with keep_last or keep_every.")
         pictures, texts, before = {}, [], self.controls["saved"].value
         for e in self.saved:
             self.controls["saved"].value = e
-            pictures[str(e)] = self.canvas.picture(height)
-            texts.append(self.text)
+            shown = self.canvas.picture(height)
+            pictures[str(e)] = _below(shown, self.cursor.at(e)) if self.cursor else shown
+            texts.append(self.text.removeprefix(f"epoch {e}: "))
         self.controls["saved"].value = before
         return scrubber(pictures, texts)
 
     def parameters(self) -> dict[str, object]:
         "The settings under the names that `vfmkd report edge` takes."
         v = self.view
-        return {"mask": v.mask, "edge_mask_kernel_size": v.kernel_size, "edge_mask_start_epoch": v.start_epoch, "threshold": v.threshold}
+        own = {k: value for k, value in self.config.model_dump(mode="json").items() if value != EdgeConfig.model_fields[k].default}
+        return own | {"enable_edge_mask_progressive": v.mask != "none", "mask": v.mask, "edge_mask_kernel_size": v.kernel_size, "edge_mask_start_epoch": v.start_epoch, "threshold": v.threshold}
+
+def _below(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    "Two pictures (H, W, 3) one above the other, on white."
+    out = np.full((len(a) + 6 + len(b), max(a.shape[1], b.shape[1]), 3), 255, np.uint8)
+    out[:len(a), :a.shape[1]], out[-len(b):, :b.shape[1]] = a, b
+    return out
+
+_LOSS = ("bce_weight", "dice_weight", "dice_reduction", "pos_weight", "focal_weight", "focal_alpha", "focal_gamma")
+_COURSE = ("train_total", "train_edge", "boundary_f")  # columns of the log
 
 # %% ../../nbs/edge/05_widget.ipynb #ad726b09
 def _logits(model, samples: Sequence[Mapping]) -> list[Tensor]:
@@ -161,12 +186,16 @@ def _logits(model, samples: Sequence[Mapping]) -> list[Tensor]:
     device = next(model.parameters()).device
     with eval_mode(model), torch.no_grad(): return [model(s["image"][None].to(device))["edges"][0].float().cpu() for s in samples]
 
+def _as_trained(config: EdgeConfig) -> EdgeConfig:
+    "The configuration with the mask that was really on: none, where it was not enabled."
+    return config if config.enable_edge_mask_progressive else config.with_(mask="none")
+
 def explore(result, count: int = 8) -> MaskExplorer:
     "The widget for a trained `EdgeResult`: the first validation images, the student's own logits, and a table of its scores."
     shown = range(min(count, len(result.val)))
     samples, names = [result.val.get(i, None) for i in shown], [result.val.sample_id(i) for i in shown]
-    start, scores = result.task.config.edge_mask_start_epoch, result.per_image.set_index("id").loc[names].reset_index()
-    return MaskExplorer([s["image"] for s in samples], [s["edges"] for s in samples], _logits(result.task.model, samples), names, start, max(result.task.config.epochs, start), scores)
+    scores = result.per_image.set_index("id").loc[names].reset_index()
+    return MaskExplorer([s["image"] for s in samples], [s["edges"] for s in samples], _logits(result.task.model, samples), names, _as_trained(result.task.config), scores)
 
 def reopen(
     run: RunInfo,
@@ -183,4 +212,4 @@ def reopen(
         saved[state.epoch] = _logits(task.model, samples)
     scores, log = run.per_image(), read_log(run.dir)[1]
     table = scores.set_index("id").loc[names].reset_index() if scores is not None and set(names) <= set(scores["id"]) else None
-    return MaskExplorer([s["image"] for s in samples], [s["edges"] for s in samples], saved[states[-1].epoch], names, config.edge_mask_start_epoch, max(config.epochs, config.edge_mask_start_epoch), table, saved, log)
+    return MaskExplorer([s["image"] for s in samples], [s["edges"] for s in samples], saved[states[-1].epoch], names, _as_trained(config), table, saved, log)
