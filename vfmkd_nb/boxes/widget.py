@@ -46,12 +46,13 @@ def refine(
     steps: int | None = None,
     l1_weight: float = 1.,
     iou_weight: float = 2.,
+    kind: str = "giou",  # or "diou"
 ) -> Refinement:
     "Refine the boxes of one image and measure every step."
     device = next(model.parameters()).device
     with eval_mode(model), torch.no_grad():
         path = model(features[None].to(device), coarse.to(device), torch.zeros(len(coarse), dtype=torch.long, device=device), steps).cpu()
-    terms = [box_refine_terms(boxes, true) for boxes in path]
+    terms = [box_refine_terms(boxes, true, kind) for boxes in path]
     return Refinement(path, paired_iou(path, true), torch.stack([l1_weight*l1 + iou_weight*iou for l1, iou in terms]))
 
 # %% ../../nbs/boxes/05_widget.ipynb #a68c7446
@@ -79,7 +80,7 @@ def ranking(
     boxes: pd.DataFrame,            # of an evaluation: `BoxTask.per_box`
     l1_weight: float = 1., iou_weight: float = 2.,
 ) -> pd.DataFrame:                  # id, object, before, after, gain, loss, worse, sorted
-    "Boxes of an evaluation: those made worse first, then by their loss."
+    "Boxes of an evaluation: those made worse first, then by their loss (with GIoU, as evaluations measure it)."
     last = max((c for c in boxes if c.startswith("iou_")), key=lambda c: int(c[4:]))
     rows = pd.DataFrame({"id": boxes["id"], "object": boxes["object"], "before": boxes["iou_0"], "after": boxes[last],
                          "gain": boxes[last] - boxes["iou_0"], "loss": l1_weight*boxes["l1"] + iou_weight*boxes["giou_loss"], "worse": boxes["made_worse"].astype(bool)})
@@ -141,7 +142,7 @@ class BoxExplorer(Explorer):
             if not 0 <= k < 2*len(self.coarse): return self.text                          # the coarse box, a step of the path, or nothing
             self.chosen = k % len(self.coarse)
         c, model = self.config, self.models[self.controls["weights"].value if "weights" in self.controls else next(iter(self.models))]
-        self.refinement = r = refine(model, self.sample["features"], self.coarse, self.sample["true"], self.controls["steps"].value, c.l1_weight, c.iou_weight)
+        self.refinement = r = refine(model, self.sample["features"], self.coarse, self.sample["true"], self.controls["steps"].value, c.l1_weight, c.iou_weight, c.iou_loss)
         self._draw(r)
         self.steps.value, k = jpeg_bytes(step_picture(self.photo, r, self.sample["true"], self.chosen, 120), 85), self.chosen
         path = " → ".join(f"{float(v):.3f}" for v in r.iou[:, k])
