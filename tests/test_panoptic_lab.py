@@ -1,12 +1,11 @@
 """The panoptic explorer in JupyterLab in Chromium: pixels on the screen are those of the tensors that the exported functions give for the state of the controls."""
 import json
-import os
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from lab import CHROMIUM, ask, opened, pixel, settled, spot
+from lab import CHROMIUM, ask, opened, pixel, settled, shot, spot
 
 from vfmkd_nb.core.panoptic_scenes import PANOPTIC_CATEGORIES
 from vfmkd_nb.core.plots import heatmap
@@ -101,8 +100,7 @@ def test_the_screen_shows_what_the_functions_give(tmp_path):
             mask = F.interpolate(net.segments(maps, torch.zeros(1, dtype=torch.long), classes[chosen:chosen + 1], cells[chosen:chosen + 1])[0][None], size=(64, 64), mode="bilinear", align_corners=False)[0, 0].sigmoid()
         shown = ask(page, "l = e.canvas.content['peaks at scale 0.5'][1]; print(l.name, float(l.values.sum()))")
         assert shown.startswith("mask of the peak") and abs(float(shown.split()[-1]) - float(mask.sum())) < .1
-        if shots := os.environ.get("VFMKD_SHOTS"):
-            page.screenshot(path=f"{shots}/panoptic_widget.png")
+        shot(page, tmp_path, "panoptic_widget")
 
         page.locator(".jp-OutputArea select").first.select_option(label="two")
         shows(page, net, two, options, .5, point=(x / 64, y / 64))

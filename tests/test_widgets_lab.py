@@ -2,7 +2,7 @@
 from pathlib import Path
 
 import pytest
-from lab import CHROMIUM, ask, opened, pixel, settled, spot
+from lab import CHROMIUM, ask, opened, pixel, settled, shot, spot
 
 EDGE = """
 import torch
@@ -35,7 +35,7 @@ def test_edge_widget(tmp_path):
         ask(page, "e.controls['epoch'].value = 2")
         settled(page)
         assert "mask off" in page.locator(".jp-OutputArea .widget-html").first.inner_text() and all(tinted(i, j) for i, j in ((0, 0), (15, 15)))
-        page.screenshot(path=tmp_path / "widget.png")
+        shot(page, tmp_path, "edge_widget")
         assert page.locator(".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.stderr']").count() == 0
         assert not outside, f"asked for {outside[:3]}"
 
@@ -115,7 +115,7 @@ def test_box_explorer_in_jupyterlab(tmp_path, beside):
         assert torch.allclose(moved, test, atol=.2)
         assert said(page).startswith(expected(moved))
         drawn(page, moved)
-        page.screenshot(path=tmp_path / "boxes.png")
+        shot(page, tmp_path, "boxes_widget")
         rows, ranked = page.locator(".vfmkd-rows tbody tr").all_inner_texts(), ranking(result.per_box)
         assert [r.split("\t")[:2] for r in rows] == [[r["id"], str(r["object"])] for _, r in ranked.iterrows()]
         page.locator(".vfmkd-rows tbody tr").nth(1).click()
@@ -195,7 +195,7 @@ def test_prompt_explorer_in_jupyterlab(tmp_path, beside):
         moved = eval(ask(page, "print(e.canvas.boxes[-1]['box'])"))
         assert [round(a - b, 1) for a, b in zip(moved, box)] == [4, 0, 4, 0]
         agrees(page, moved, .1)
-        page.screenshot(path=tmp_path / "prompts.png")
+        shot(page, tmp_path, "esam_widget")
         page.locator(".jp-OutputArea .noUi-handle").first.focus()
         page.keyboard.press("ArrowRight")
         settled(page)
@@ -204,7 +204,7 @@ def test_prompt_explorer_in_jupyterlab(tmp_path, beside):
         settled(page)
         assert eval(ask(page, "print(e.canvas.boxes[-1]['box'])")) == [float(v) for v in record.objects[2].bbox_xyxy]
         agrees(page, [float(v) for v in record.objects[2].bbox_xyxy], .15)
-        page.screenshot(path=tmp_path / "prompts_row.png")
+        shot(page, tmp_path, "esam_widget_row")
         ask(page, "e.canvas.boxes = [{'box': [10., 10., 11.5, 40.], 'role': 'target', 'edit': True}]")
         settled(page)
         assert "narrower than two pixels" in page.locator(".vfmkd-alert").first.inner_text()
