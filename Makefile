@@ -46,7 +46,7 @@ test-slow: env ## what `make test` leaves out for its length: cells marked slow,
 
 lab: env ## JupyterLab on the index notebook, on 127.0.0.1 with a token
 	@jupyter labextension disable "@jupyterlab/apputils-extension:announcements" # it would ask an outside host
-	jupyter lab --ip 127.0.0.1 $(if $(filter 0,$(shell id -u)),--allow-root) $(FLAGS) nbs/index.ipynb
+	jupyter lab --ip 127.0.0.1 $(if $(filter 0,$(shell id -u)),--allow-root) --LabApp.default_url=/lab/tree/nbs/index.ipynb $(FLAGS)
 
 bench: env ## ratios measured side by side; fails when a promised bound is missed
 	@set -e; for b in tests/bench/bench_*.py; do echo "== $$b"; python $$b; done
