@@ -101,6 +101,12 @@ def test_canvas_in_jupyterlab(tmp_path):
         settled(page)
         assert "kernel = 7" in page.locator("textarea").input_value() and "vfmkd report edge --config" in page.locator("textarea").input_value()
         shot(page, tmp_path, "canvas")
+        # a second view, opened after the first was told only what changed, asks for the rest
+        page.evaluate("""async () => { const { commands, shell } = window.jupyterapp; await commands.execute('notebook:insert-cell-below');
+          shell.currentWidget.content.activeCell.model.sharedModel.setSource('e.canvas'); await commands.execute('notebook:run-cell'); }""")
+        page.locator(".vfmkd-grid[data-drawn]").nth(1).wait_for(timeout=60_000)
+        settled(page)
+        assert pixel(page, 3, 5 / 80, 5 / 40) == pixel(page, 1, 5 / 80, 5 / 40) == (0, 0, 255) and pixel(page, 2, 70 / 80, 35 / 40) == pixel(page, 0, 70 / 80, 35 / 40)
         # dark theme: text stays legible on its ground
         page.evaluate("() => window.jupyterapp.commands.execute('apputils:change-theme', { theme: 'JupyterLab Dark' })")
         page.wait_for_timeout(1500)

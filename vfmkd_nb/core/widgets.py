@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
+from hashlib import blake2b
 from html import escape
 from io import BytesIO
 from pathlib import Path
@@ -39,19 +40,23 @@ class Layer:
     opacity: float = 1.0
 
     @cached_property
-    def packed(self) -> dict[str, Any]:
-        "What the browser gets; made once, so a layer that stays is kept and shown again. Raises `BadInput` for pictures and values of other shapes."
+    def packed(self) -> tuple[dict[str, Any], dict[str, bytes]]:
+        "What the browser gets: an entry that names bytes by key, and the bytes; made once, so a layer that stays is kept and shown again. Raises `BadInput` for pictures and values of other shapes."
         p, v = np.ascontiguousarray(self.picture), self.values
         if p.dtype != np.uint8 or p.ndim != 3 or p.shape[2] not in (3, 4): raise BadInput(f"layer {self.name!r} has shape {p.shape} of {p.dtype}, expected (H, W, 3) or (H, W, 4) of uint8.")
         if v is not None and np.ndim(v) != 2: raise BadInput(f"the values of layer {self.name!r} have shape {np.shape(v)}, expected (h, w).")
         photo = p.shape[2] == 3 and min(p.shape[:2]) > 128                               # maps stay exact; photographs are small
-        return {"name": self.name, "opacity": self.opacity, "image": jpeg_bytes(p, 92) if photo else _quick_png(p),
-                **({} if v is None else {"values": np.ascontiguousarray(v, np.float32).tobytes(), "shape": list(np.shape(v))})}
+        parts = {"image": jpeg_bytes(p, 92) if photo else _quick_png(p), **({} if v is None else {"values": np.ascontiguousarray(v, np.float32).tobytes()})}
+        keys = {part: blake2b(data, digest_size=12).hexdigest() for part, data in parts.items()}
+        return {"name": self.name, "opacity": self.opacity, **keys, **({} if v is None else {"shape": list(np.shape(v))})}, {keys[part]: data for part, data in parts.items()}
 
 def _quick_png(picture: np.ndarray) -> bytes:
-    "A PNG that is written fast rather than small."
-    out = BytesIO()
-    Image.fromarray(picture).save(out, "PNG", compress_level=1)
+    "A PNG (H, W, 3 or 4) that is written fast rather than small; one colour in changing opacity is a palette, a byte a pixel."
+    out, more, image = BytesIO(), {}, None
+    if picture.shape[2] == 4 and picture.size and (picture[..., :3] == picture[0, 0, :3]).all():
+        image, more = Image.fromarray(picture[..., 3]), {"transparency": bytes(range(256))}
+        image.putpalette(picture[0, 0, :3].tolist() * 256)
+    (image or Image.fromarray(picture)).save(out, "PNG", compress_level=1, **more)
     return out.getvalue()
 
 def tint(
@@ -146,12 +151,15 @@ function render({ model, el }) {
     if (p.canvas.width !== wide || p.canvas.height !== high) { p.canvas.width = wide; p.canvas.height = high; }
   }
   const sizes = new ResizeObserver(() => { panels.forEach(fit); draw(); });
+  const store = new Map(), numbers = s => s.numbers ??= new Float32Array(s.data.buffer.slice(s.data.byteOffset, s.data.byteOffset + s.data.byteLength)), bitmap = s => s.bitmap ??= createImageBitmap(new Blob([s.data]));
+  let soon = false;
+  const reload = () => { if (!soon) { soon = true; queueMicrotask(() => { soon = false; load(); }); } }; // panels and blobs come in one message
   async function load() {
-    const mine = ++turn;
-    const made = await Promise.all(model.get("panels").map(async p => ({ title: p.title, layers: await Promise.all(p.layers.map(async l => {
-      const values = l.values ? new Float32Array(l.values.buffer.slice(l.values.byteOffset, l.values.byteOffset + l.values.byteLength)) : null;
-      return { ...l, values, bitmap: await createImageBitmap(new Blob([l.image])) };
-    })) })));
+    const mine = ++turn, told = model.get("panels"), wanted = new Set(told.flatMap(p => p.layers.flatMap(l => [l.image, l.values].filter(Boolean))));
+    for (const [key, data] of Object.entries(model.get("blobs"))) if (wanted.has(key) && !store.has(key)) store.set(key, { data });
+    for (const key of store.keys()) if (!wanted.has(key)) store.delete(key);
+    if ([...wanted].some(key => !store.has(key))) { model.send({ need: "blobs" }); return; } // another view of a canvas that has already told what changed
+    const made = await Promise.all(told.map(async p => ({ title: p.title, layers: await Promise.all(p.layers.map(async l => ({ ...l, values: l.values ? numbers(store.get(l.values)) : null, bitmap: await bitmap(store.get(l.image)) }))) })));
     if (mine < drawn) return; // a later picture was faster
     drawn = mine;
     if (made.length !== panels.length) {
@@ -241,7 +249,8 @@ function render({ model, el }) {
     if (drag && drag.how !== "pan") { if (drag.i === undefined || got.length !== boxes.length || !got[drag.i].edit) return; got[drag.i] = boxes[drag.i]; }
     boxes = got; instructions(); draw();
   }
-  model.on("change:panels", load); model.on("change:boxes", take); model.on("change:drawing", instructions);
+  for (const n of ["panels", "blobs"]) model.on(`change:${n}`, reload);
+  model.on("change:boxes", take); model.on("change:drawing", instructions);
   for (const n of ["zoom", "selected", "point", "opacity"]) model.on(`change:${n}`, draw);
   for (const n of ["columns", "width"]) model.on(`change:${n}`, () => { columns(); draw(); });
   model.on("change:alert", () => { alert.textContent = model.get("alert"); });
@@ -255,7 +264,8 @@ export default { render };
 class Canvas(anywidget.AnyWidget):
     "Panels of layered pictures with one zoom, and boxes over them; every coordinate is in pixels of `frame`."
     _esm, _css = _SCRIPT, _STYLE
-    panels = traitlets.List([]).tag(sync=True)                      # of `show`
+    panels = traitlets.List([]).tag(sync=True)                      # of `show`: title and layers, which name their bytes by key
+    blobs = traitlets.Dict({}).tag(sync=True)                       # the bytes by key; a page is sent those that are new to it
     frame = traitlets.List([1, 1]).tag(sync=True)                   # height, width of the picture
     columns = traitlets.Int(0).tag(sync=True)                       # panels in a row; 0: all
     width = traitlets.Int(960).tag(sync=True)                       # of all columns together at most, screen pixels
@@ -278,9 +288,27 @@ class Canvas(anywidget.AnyWidget):
         "Show other pictures. Raises `BadInput` for a panel without a layer."
         for title, layers in panels.items():
             if not layers: raise BadInput(f"panel {title!r} has no layer.")
-        packed = [{"title": title, "layers": [layer.packed for layer in layers]} for title, layers in panels.items()]
-        self.content = {title: list(layers) for title, layers in panels.items()}
-        with self.hold_sync(): self.frame, self.panels = [int(n) for n in frame], packed
+        packed = [{"title": title, "layers": [layer.packed[0] for layer in layers]} for title, layers in panels.items()]
+        blobs = {key: data for layers in panels.values() for layer in layers for key, data in layer.packed[1].items()}
+        self.content, self._new = {title: list(layers) for title, layers in panels.items()}, blobs.keys() - self.blobs.keys()
+        with self.hold_sync(): self.frame, self.blobs, self.panels = [int(n) for n in frame], blobs, packed
+
+    _new: frozenset[str] = frozenset()  # keys of blobs that the last `show` brought
+
+    def __init__(self, **traits):
+        super().__init__(**traits)
+        self.on_msg(self._asked)
+
+    def _asked(self, widget, content, buffers) -> None:
+        if content.get("need") == "blobs":
+            self._new = frozenset(self.blobs)
+            self.send_state("blobs")
+
+    def get_state(self, key=None, drop_defaults=False) -> dict[str, Any]:
+        "The state as ipywidgets asks for it: whole without a key; of a change of `blobs`, what is new."
+        state = super().get_state(key, drop_defaults)
+        if key is not None and "blobs" in state: state["blobs"] = {k: v for k, v in state["blobs"].items() if k in self._new}
+        return state
 
     def picture(self, height: int = 220) -> np.ndarray: # (H', W', 3) uint8
         "What the canvas shows, without a browser: layers with their opacity, boxes, at the present zoom."
