@@ -38,8 +38,8 @@ class Station:
 
     @property
     def metrics(self) -> dict[str, float]:
-        "What was measured."
-        return self.record["metrics"]
+        "What was measured; JSON has no NaN, here it is one again."
+        return {k: float("nan") if v is None else v for k, v in self.record["metrics"].items()}
 
     @property
     def files(self) -> dict[str, Path]:
