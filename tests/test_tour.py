@@ -102,7 +102,7 @@ def test_metrics_and_page_have_every_station(killed_and_done):
         assert key in metrics
     assert .4 < metrics["4_refiner/coarse_iou_before"] < .9  # boxes with a quarter of noise
     page = (folder / "page.html").read_text()
-    assert page.count("<figure") == 7 and "pruned detector" in page and "promptable student" in page
+    assert page.count("<figure") == 8 and "pruned detector" in page and "promptable student" in page
     assert not re.findall(r"(?:src|href|url)\s*[=(]\s*[\"']?(?:https?:)?//", page)
     index = (folder.parents[1] / "index.html").read_text()
     assert f"tour/{folder.name}/page.html" in index and f"tour/{folder.name}/report.html" in index
