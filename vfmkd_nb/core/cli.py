@@ -291,12 +291,12 @@ _COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int], Callable | None]
     "ablate": (_ablate, _ablate_parser), "index": (_index, None), "compare": (_compare, _compare_parser), "doctor": (_doctor, _doctor_parser),
     "features": (_features, _features_parser), "teacher": (_teacher, _teacher_parser), "scenes": (_scenes, _scenes_parser), "predict": (_predict, _predict_parser), "version": (_version, None)}
 
-_CHAPTER_COMMANDS = {("predict", "boxes"): "boxes.predict", ("predict", "panoptic"): "panoptic.predict", ("recipe", "panoptic"): "panoptic.recipe"} # a chapter's own, by name: the module has command(argv)
+_CHAPTER_COMMANDS = {("predict", "boxes"): "boxes.predict", ("predict", "cass"): "cass.predict", ("predict", "panoptic"): "panoptic.predict", ("recipe", "panoptic"): "panoptic.recipe"} # a chapter's own, by name: the module has command(argv)
 
 def _usage() -> str:
     "What `vfmkd --help` prints."
     lines = {"report": "run a report notebook with parameters", **{"predict esam" if name == "predict" else name: command.__doc__ for name, (command, _) in _COMMANDS.items()},
-             "predict boxes": "boxes of a COCO file made exact by a trained refiner", "predict panoptic": "panoptic segments for a folder of pictures", "recipe panoptic": "three training stages: base, resolution, SAM"}
+             "predict boxes": "boxes of a COCO file made exact by a trained refiner", "predict cass": "boxes of a trained detector for a folder of pictures", "predict panoptic": "panoptic segments for a folder of pictures", "recipe panoptic": "three training stages: base, resolution, SAM"}
     return "usage: vfmkd COMMAND …\n\n" + "".join(f"  {name:<17}{said}\n" for name, said in lines.items()) + "\n`vfmkd COMMAND --help` explains a command.\n"
 
 def run_command(argv: Sequence[str]) -> int:

@@ -327,7 +327,7 @@ class ReportFailed(RuntimeError):
         where = f" in cell {self.error['cell']}" if self.error.get("cell") else ""
         super().__init__(f"report {record['report']} {self.state}{where}: {self.error.get('message', 'no reason is known')} ({self.error.get('type', '')}; partial report: {shown(dir/'report.html')})")
 
-_PRODUCTS = ("record.json", "metrics.json", "per_image.csv", "thumb.png", "report.ipynb", "report.html", "steps.jsonl", "job.json", "log.txt", "pictures", "checkpoints", "tb")
+_PRODUCTS = ("record.json", "metrics.json", "per_image.csv", "thumb.png", "report.ipynb", "report.html", "steps.jsonl", "job.json", "log.txt", "pictures", "checkpoints", "stations", "page.html", "tb")
 
 def clear_run(folder: Path) -> None:
     "Remove what a run wrote, and nothing else, from its folder."

@@ -376,7 +376,7 @@ def _run_row(run: RunInfo, root: Path) -> tuple[list[Cell], dict[str, str]]:
     r, main, state = run.record, run.main, run.state
     commit = (r["code"]["commit"] or f"version {r['code']['version']}")[:9] + ("+" if r["code"]["diff_sha256"] else "")
     thumb = f'<img class="thumb" alt="" src="{thumbnail(run.dir/"thumb.png")}">' if (run.dir/"thumb.png").is_file() else '<div class="nothumb" aria-hidden="true">no picture</div>'
-    links = _links(run.dir, root, {"Report": "report.html", "Notebook": "report.ipynb", "Record": "record.json"}) + ([_tensorboard(run.dir/"tb")] if (run.dir/"tb").is_dir() else [])
+    links = _links(run.dir, root, {"Page": "page.html", "Report": "report.html", "Notebook": "report.ipynb", "Record": "record.json"}) + ([_tensorboard(run.dir/"tb")] if (run.dir/"tb").is_dir() else [])
     value = f'<span class="value">{number(main["value"])}</span><small>{escape(main["name"])} {"↑" if main["goal"] == "max" else "↓"}</small>' if main else "–"
     cells = [
         Cell(thumb, kind="pic"),

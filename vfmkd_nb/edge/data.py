@@ -43,7 +43,7 @@ class EdgeConfig(TrainConfig):
     flip: bool = False                            # mirror half of the training images; their features are stored too
     teacher: str = "embedded"                     # spec of core.teachers, or "none"
     layers: list[str] = ["P4_S16"]                # the teacher's maps that the student imitates
-    backbone: str = "tiny"                        # a name of edge.student.backbone_names()
+    backbone: str = "tiny"                        # a name of core.backbones.backbone_names()
     pretrained: bool = False                      # timm's weights for the backbone
     top_down: bool = False                        # add a top-down path to a backbone that has none
     loss_type: Literal["fgd", "fsdlike", "mse", "cosine"] = "fgd"

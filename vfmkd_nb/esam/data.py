@@ -39,6 +39,8 @@ class EsamConfig(TrainConfig):
     val_split: str = "val"                        # the split to evaluate on
     student: Literal["tiny", "small", "vitt", "vits"] = "tiny"
     checkpoint: str = "embedded"                  # weights to start from: "embedded" (data/esam, made by esam.pretrained: tiny), a file or run folder, or "random"
+    encoder: str = ""                             # another image encoder: a file of core.backbones.save_trunk (an edge student's), or "random:BACKBONE"; "": the variant's ViT
+    encoder_stride: Literal[4, 8, 16, 32] = 16    # of the level of that encoder which is the embedding
     target_size: int = Field(0, ge=0)             # side of the square that the student sees; 0: the variant's own
     freeze_encoder: bool = True                   # train on embeddings that are computed once
     freeze_prompt_encoder: bool = True
@@ -100,6 +102,8 @@ class EsamConfig(TrainConfig):
         if self.freeze_decoder and not self.encoder_trains: raise ValueError("freeze_encoder and freeze_decoder leave nothing to train; free one of them, or set lora_rank")
         if not self.focal_weight and not self.dice_weight: raise ValueError("focal_weight and dice_weight are both 0, and the best candidate is chosen by them; set one above 0")
         if self.lora_rank and not self.freeze_encoder: raise ValueError("lora_rank adapts a frozen encoder, but freeze_encoder is false; choose one of them")
+        if self.encoder and self.freeze_encoder: raise ValueError("encoder brings a new encoder, whose neck has never seen the decoder, and freeze_encoder would leave it so; set freeze_encoder to false")
+        if self.encoder and self.gradient_checkpointing: raise ValueError("gradient_checkpointing recomputes the blocks of a ViT, and encoder asks for a trunk of convolutions; leave one of them out")
         return self
 
     @model_validator(mode="after")

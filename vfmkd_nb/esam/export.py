@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..core.config import atomic_write
+from ..core.config import BadInput, atomic_write
 from ..core.export import OnnxModel, export_onnx, onnx_parity
 from ..core.geometry import Frame, Stretch
 from ..core.teachers import unit_images
@@ -27,6 +27,7 @@ def export_official(
 ) -> Path:
     "Write weights as the official code names and nests them; loading the file executes no code. Raises `BadInput` for a checkpoint that is none."
     net, out = model if isinstance(model, EfficientSAM) else read_model(model), io.BytesIO()
+    if "trunk" in net.config: raise BadInput("the official code knows no encoder but its ViT, and this model's is a trunk; keep our file, or export it as ONNX.")
     torch.save({"model": {k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}}, out)
     return atomic_write(path, out.getvalue())
 

@@ -31,8 +31,9 @@ def add_lora(
     rank: int,            # of the addition; 4 to 16 is usual
     alpha: float = 8.0,   # its scale is alpha / rank
 ) -> EfficientSAM:
-    "Add low-rank maps to the attention of every encoder block, in place; all other encoder weights are frozen. Raises `BadInput` for a rank below 1."
+    "Add low-rank maps to the attention of every encoder block, in place; all other encoder weights are frozen. Raises `BadInput` for a rank below 1, or for an encoder without attention."
     if rank < 1: raise BadInput(f"LoRA rank is {rank}, expected at least 1.")
+    if "trunk" in net.config: raise BadInput("LoRA adapts the attention of a ViT, and this model's encoder is a trunk of convolutions; train it whole, or freeze it.")
     net.image_encoder.requires_grad_(False)
     for block in net.image_encoder.blocks: block.attn.qkv, block.attn.proj = LoRALinear(block.attn.qkv, rank, alpha), LoRALinear(block.attn.proj, rank, alpha)
     return net

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..core.backbones import Trunk, load_trunk
 from ..core.coco import ImageRecord, ObjectRecord, data_facts, object_mask
 from ..core.config import BadInput
 from ..core.features import FeatureStore
@@ -33,14 +34,22 @@ from .data import EsamConfig, EsamSamples, read_data
 from .distill import Distiller, decoder_taps, ramp, teacher_logits
 from .lora import add_lora
 from .losses import AdaptiveWeights, segmentation_loss, true_iou
-from .model import EfficientSAM
+from .model import EfficientSAM, with_trunk
 from .promptable import EsamPromptable, Promptable, decode_prompts, embedded_path, gate_way, load_promptable, make_variant, read_model
 from .prompts import jitter_boxes
 from .scores import boundary_band, fill_box, score_logits, score_rows, summary, tight_window
 
 # %% ../../nbs/esam/07_train.ipynb #dee4d730
 def start_model(config: EsamConfig) -> EfficientSAM:
-    "The student of a configuration with its starting weights. Raises `BadInput`."
+    "The student of a configuration with its starting weights, and the encoder that it names. Raises `BadInput`."
+    net = _started(config)
+    if not config.encoder: return net
+    kind, _, name = config.encoder.partition(":")
+    with seeded(config.seed): trunk = Trunk(name) if kind == "random" else load_trunk(config.encoder)
+    return with_trunk(net, trunk, config.encoder_stride, seed=config.seed)
+
+def _started(config: EsamConfig) -> EfficientSAM:
+    "The model that a checkpoint gives, at the size asked for. Raises `BadInput`."
     if config.checkpoint == "random":
         with seeded(config.seed): return make_variant(config.student, config.target_size)
     if config.checkpoint == "embedded" and not embedded_path(config.student).is_file():
