@@ -1,6 +1,6 @@
-"""The ablation of resolution distillation in one process: {low, low+SR, low+SR+FA, full} × {learned fusion, mean} × seeds on the easy scenes at 64×64, equal budget; means, deviations and paired tests.
+"""The ablation of resolution distillation in one process: {low, low+SR, low+SR+FA, low+SR+FA+SAM (features of the embedded teacher), full} × {learned fusion, mean} × seeds on the easy scenes at 64×64, equal budget; means, deviations and paired tests.
 
-    python tests/bench/bench_panoptic_ablation.py [epochs [seeds]]
+    python tests/bench/bench_panoptic_ablation.py [epochs [seeds [path …]]]
 
 `vfmkd report panoptic_ablation` does the same with a report per run, pictures and curves; this is what it costs without them. There is no bound: the figures are printed whatever they say.
 """
@@ -15,7 +15,8 @@ from vfmkd_nb.core.stats import paired_test, verdict_sentence
 from vfmkd_nb.panoptic.data import PanopticConfig
 from vfmkd_nb.panoptic.train import train_panoptic
 
-PATHS = {"low": {}, "low+SR": {"use_resolution_distill": True, "fa_loss_weight": 0.0}, "low+SR+FA": {"use_resolution_distill": True}, "full": {"input_scale": 1.0}}
+PATHS = {"low": {}, "low+SR": {"use_resolution_distill": True, "fa_loss_weight": 0.0}, "low+SR+FA": {"use_resolution_distill": True},
+         "low+SR+FA+SAM": {"use_resolution_distill": True, "use_sam_distill": True}, "full": {"input_scale": 1.0}}
 
 
 def run(path, fusion, seed, epochs):
@@ -28,25 +29,26 @@ def run(path, fusion, seed, epochs):
         return found.metrics["pq"], 1e3 * (time.process_time() - begin) / len(found.fit.steps)
 
 
-def main(epochs=8, seeds=3):
-    """Print the table; always 0."""
+def main(epochs=8, seeds=3, *paths):
+    """Print the table of the named paths, by default of all; always 0."""
+    paths = paths or tuple(PATHS)
     found, cost = {}, {}
     for seed in range(seeds):
         for fusion in (True, False):
-            for path in PATHS:
+            for path in paths:
                 name = path + ", mean" * (not fusion)
                 pq, ms = run(path, fusion, seed, epochs)
                 found.setdefault(name, []).append(pq)
                 cost.setdefault(name, []).append(ms)
                 print(f"seed {seed} {name}: PQ {pq:.3f}, {ms:.0f} ms a step with evaluation", flush=True)
     for name, values in found.items():
-        print(f"{name:16s} PQ {statistics.mean(values):.3f} ± {statistics.stdev(values) if seeds > 1 else float('nan'):.3f}   {statistics.median(cost[name]):.0f} ms a step ({100 * (statistics.median(cost[name]) / statistics.median(cost['low']) - 1):+.0f} %)")
+        print(f"{name:16s} PQ {statistics.mean(values):.3f} ± {statistics.stdev(values) if seeds > 1 else float('nan'):.3f}   {statistics.median(cost[name]):.0f} ms a step ({100 * (statistics.median(cost[name]) / statistics.median(cost[paths[0]]) - 1):+.0f} %)")
     if seeds > 1:
-        pairs = [(a, "low") for a in ("low+SR", "low+SR+FA", "full")] + [(p, p + ", mean") for p in PATHS]
+        pairs = [(a, paths[0]) for a in paths[1:]] + [(p, p + ", mean") for p in paths]
         for a, b in pairs:
             print(verdict_sentence(a, b, paired_test(found[a], found[b]), seeds, "PQ", "max"))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(*map(int, sys.argv[1:3])))
+    sys.exit(main(*map(int, sys.argv[1:3]), *sys.argv[3:]))
