@@ -218,7 +218,7 @@ def train_panoptic(
     "Train and measure a network, and keep its bare weights as network.safetensors. Raises `BadInput` in one sentence, also when the teacher does not match its recorded reference."
     folder, phase = run_place(run, run_dir, "train_panoptic")
     with phase("data"): train, val, teacher = make_samples(config, store)
-    if run: run.note(data=data_facts(config.data, train, val), teacher=teacher.record() if teacher else {"id": "none"}, evaluation=evaluation_terms(config))
+    if run: run.note(data=data_facts(config.data, train, val), feature_teacher=teacher.record() if teacher else {"id": "none"}, evaluation=evaluation_terms(config)) # no fact named "teacher", which would be a term of comparison: here it only trains
     size = config.image_size
     gate = check_teacher(teacher, plain_way(teacher, size), size) if teacher else {"status": "no model to check"}
     if run: run.note(teacher_gate=gate)
