@@ -85,7 +85,7 @@ def test_centre_focal():
     each = centre_focal_loss(logits, t("hm_target"), t("hm_num_instances"), reduction="none")
     assert each.detach().numpy() == pytest.approx(F["hm_loss_elem"], abs=1e-6)
     centernet = each.sum() / int(F["hm_npos"])
-    assert float(centernet) == pytest.approx(float(F["hm_loss_centernet"]), abs=1e-6)
+    assert centernet.item() == pytest.approx(float(F["hm_loss_centernet"]), abs=1e-6)
     centernet.backward()
     assert logits.grad.numpy() == pytest.approx(F["hm_grad_centernet"], abs=1e-6)
     assert float(centre_focal_loss(t("hm_logits"), t("hm_target"), t("hm_num_instances"))) == pytest.approx(float(F["hm_loss_maskconver"]), abs=1e-6)

@@ -85,12 +85,16 @@ def param_groups(
     return [{"params": [p for n, p in named if not spared(n, p)], "weight_decay": weight_decay},
             {"params": [p for n, p in named if spared(n, p)], "weight_decay": 0.0}]
 
-def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+def make_optimizer(
+    model: nn.Module,
+    config: TrainConfig,
+    fused: bool = False, # Adam and AdamW in one kernel
+) -> torch.optim.Optimizer:
     "The optimizer of a configuration over all parameters of a model (those that get no gradient stay as they are)."
     groups = [g for g in param_groups(model, config.weight_decay) if g["params"]]
     if not groups: raise BadInput(f"the task's model ({type(model).__name__}) has no parameters, expected all trained ones in it.")
     if config.optimizer == "sgd": return torch.optim.SGD(groups, lr=config.lr, momentum=0.9, nesterov=True)
-    return (torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam)(groups, lr=config.lr)
+    return (torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam)(groups, lr=config.lr, fused=fused or None)
 
 # %% ../../nbs/core/13_train.ipynb #c264b5d5
 def lr_at(
@@ -554,7 +558,7 @@ def _train(fabric: Fabric, task: Task, train: Samples, val: Samples | None, conf
         run.data = {"n": len(train), "ids": digest([train.sample_id(i) for i in range(len(train))])}
         if config.channels_last: task.model.to(memory_format=torch.channels_last)
         if config.compile: compile_in_place(task.model)
-        run.optimizer = make_optimizer(task.model, config)
+        run.optimizer = make_optimizer(task.model, config, getattr(task, "fused_optimizer", False) and config.precision != "16-mixed")
         run.module, _ = fabric.setup(_Losses(task), run.optimizer)
         _restore(run)
         if run.first: stack.callback(lambda: (run.log.close(), run.board.close()))

@@ -106,7 +106,9 @@ class PanopticData:
     problems: Problems
     sha256: str                # of the annotation file
 
-    def __len__(self): return len(self.images)
+    def __len__(self) -> int:
+        "Images that can be used."
+        return len(self.images)
 
     def summary(self) -> dict[str, int]:
         "Counts for a record or a report."
@@ -114,7 +116,9 @@ class PanopticData:
         return {"images": len(self), "segments": len(segments), "crowds": sum(bool(s.get("iscrowd")) for s in segments), "categories": len(self.categories),
                 "things": sum(c["isthing"] for c in self.categories), "categories_used": len({s["category_id"] for s in segments}), "skipped": self.problems.total("skipped")}
 
-    def __repr__(self): return f"PanopticData({self.root.name}: {', '.join(f'{v} {k}' for k, v in self.summary().items())})"
+    def __repr__(self) -> str:
+        "Folder and counts."
+        return f"PanopticData({self.root.name}: {', '.join(f'{v} {k}' for k, v in self.summary().items())})"
 
 # %% ../../nbs/panoptic/00_coco.ipynb #e53ccf58
 def _load(path: Path) -> dict:

@@ -8,7 +8,7 @@ __all__ = ['PanopticConfig', 'read_data', 'load_feature_teacher', 'augment', 'Pa
 # %% ../../nbs/panoptic/05_data.ipynb #1b8effc0
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -85,11 +85,13 @@ class PanopticConfig(TrainConfig):
 
     @field_validator("fusion")
     @classmethod
-    def _known_fusion(cls, name):
+    def _known_fusion(cls, name: str) -> str:
+        "One of `FUSIONS`, or an error that names the nearest."
         return one_of(name, FUSIONS)
 
     @model_validator(mode="after")
-    def _sizes(self):
+    def _sizes(self) -> Self:
+        "Every size that the network sees is a multiple of its coarsest stride, and resolution distillation has a low path."
         for what, scale in (("image_size", 1.0), ("image_size × input_scale", self.input_scale)):
             if (side := self.image_size * scale) % 32: raise ValueError(f"{what} is {side:g}, expected a multiple of 32, the coarsest stride")
         if self.use_resolution_distill and self.input_scale == 1: raise ValueError("use_resolution_distill needs a low-resolution path: expected input_scale below 1, such as 0.5")
@@ -139,7 +141,9 @@ class PanopticSamples:
         self.index, self.things = {c["id"]: k for k, c in enumerate(data.categories)}, [bool(c["isthing"]) for c in data.categories]
         self._kept, self._bytes = {}, 0
 
-    def __len__(self) -> int: return len(self.data.images)
+    def __len__(self) -> int:
+        "Images of the split."
+        return len(self.data.images)
 
     def sample_id(self, i: int) -> str:
         "The image's file name."
@@ -170,6 +174,7 @@ class PanopticSamples:
         return out if self.training else {**out, "ids_map": torch.from_numpy(own), "segments": record.segments_info}
 
     def _features(self, record: PanopticRecord, image: Tensor, mirrored: bool) -> dict[str, Tensor]:
+        "The teacher's maps (C, h, w) of an image by layer, from the store where it has them; none without a teacher."
         if self.teacher is None: return {}
         return {k: v.float() for k, v in teacher_features(self.store, self.teacher, image, image_digest(record), "hflip" if mirrored else "identity").items()}
 

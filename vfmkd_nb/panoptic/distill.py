@@ -63,6 +63,7 @@ class FeatureDistiller(nn.Module):
         teacher: Mapping[str, Tensor],                 # (B, C, h, w) by name
         extents: Mapping[str, tuple[float, float]],    # of the picture in each map's cells
     ) -> Tensor:                                       # scalar: the mean over the maps
+        "loss_feat_distill, unweighted: each of the teacher's maps against the adapted pyramid level of the nearest stride."
         each = [feature_distance(register(self.adapters[n](maps.levels[self.level[n]]), extents[n], t.shape[-2:]), t.to(maps.fused), self.kind) for n, t in teacher.items()]
         return torch.stack(each).mean()
 
@@ -99,7 +100,6 @@ def heat_distill_loss(student: Tensor, teacher: Tensor, temperature: float = 4.0
 
 # %% ../../nbs/panoptic/07_distill.ipynb #9df72815
 _ARCHITECTURE = ("classes", "backbone", "width", "dim", "fusion", "coordinates", "context")
-_BEFORE = {"coordinates": False, "context": 0}  # of files that were written before networks had these parts
 
 def save_network(path: str | Path, net: PanopticNet, config: Any, categories: Sequence[Mapping]) -> Path:
     "Write the bare network as safetensors, with what is needed to build it again. Auxiliary branches are not in it."
@@ -107,12 +107,13 @@ def save_network(path: str | Path, net: PanopticNet, config: Any, categories: Se
     return atomic_write(path, save({k: v.contiguous() for k, v in net.state_dict().items()}, {"panoptic": json.dumps(meta)}))
 
 def load_network(path: str | Path) -> tuple[PanopticNet, dict]: # in eval mode; what `save_network` noted
-    "A network from its file. Raises `BadInput` for another file or weights that do not fit."
+    "A network from its file. Raises `BadInput` for another file, one of an earlier version, or weights that do not fit."
     try:
         with safe_open(str(path), "pt") as f: meta = (f.metadata() or {}).get("panoptic")
     except (OSError, SafetensorError) as e: raise BadInput(f"network {path} cannot be read: {e}.") from None
     if meta is None: raise BadInput(f"{path} holds weights without the architecture of a panoptic network, expected a file of save_network.")
-    meta = {**_BEFORE, **json.loads(meta)}
+    meta = json.loads(meta)
+    if lacking := [k for k in _ARCHITECTURE if k not in meta]: raise BadInput(f"{path} was written before networks had {' and '.join(lacking)}, and this version cannot rebuild it: train the network again, or load it with the version that wrote it.")
     net = PanopticNet(**{k: meta[k] for k in _ARCHITECTURE})
     try: net.load_state_dict(load_weights(path))
     except RuntimeError as e: raise BadInput(f"the weights of {path} do not fit: {str(e).splitlines()[-1].strip()}.") from None

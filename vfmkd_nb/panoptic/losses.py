@@ -45,13 +45,13 @@ class Targets:
 
 def _boxes(mask: np.ndarray, parts: int | None) -> list[tuple[int, int, int, int]]:
     "Tight boxes (y1, x1, y2, x2): of the mask, or of its `parts` largest connected components."
-    if parts is None: found = [s for s in ndimage.find_objects(mask.astype(np.int8))]
+    if parts is None: found = [mask]
     else:
         labels, _ = ndimage.label(mask)
         largest = np.argsort(-np.bincount(labels.ravel())[1:], kind="stable")[:parts]
-        objects = ndimage.find_objects(labels)
-        found = [objects[k] for k in largest]
-    return [(y.start, x.start, y.stop, x.stop) for y, x in found]
+        found = [labels == k + 1 for k in largest]
+    edges = [(np.flatnonzero(m.any(1)), np.flatnonzero(m.any(0))) for m in found]
+    return [(int(y[0]), int(x[0]), int(y[-1]) + 1, int(x[-1]) + 1) for y, x in edges]
 
 def _draw(heat: np.ndarray, row: int, column: int, radius: float) -> None:
     "Raise a map (h, w) to a Gaussian that is 1 at a cell; sigma is (2·radius + 1)/6."

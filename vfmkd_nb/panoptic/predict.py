@@ -62,6 +62,7 @@ class ExportNet(nn.Module):
         self.net, self.input_scale = net, input_scale
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        "heat, queries, pixels and quality, as above."
         maps, head = self.net(images, self.input_scale), self.net.head
         at = maps.embedding[:, None] + head.class_embedding.weight[None, :, :, None, None]      # (B, C, D, h, w)
         q = head.query(at.movedim(2, -1))                                                       # (B, C, h, w, D)

@@ -66,6 +66,7 @@ class SuperResolution(nn.Module):
         self.project_seg, self.project_sr = standardised_projection(dim, feat_channels), standardised_projection(feat_channels, feat_channels)
 
     def forward(self, maps: Maps) -> tuple[Tensor, Tensor, Tensor]: # picture (B, 3, H, W); projections (B, feat_channels, h, w) of the segmentation and of this branch
+        "What the low-resolution features say about the whole picture, and both branches in one space."
         x = self.body(maps.fused)
         return self.rebuild(x), self.project_seg(maps.pixels), self.project_sr(x)
 
