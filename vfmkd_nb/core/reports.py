@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['CSP', 'LOCKED', 'report_notebooks', 'find_report', 'Parameter', 'read_parameters', 'report_parameters',
-           'parameter_model', 'Plan', 'plan_run', 'report_html', 'is_bad_input', 'make_job', 'launch', 'stop',
-           'progress', 'Status', 'shown', 'ReportFailed', 'clear_run', 'finish_process', 'run_report']
+           'parameter_model', 'changed_options', 'report_command', 'Plan', 'plan_run', 'report_html', 'is_bad_input',
+           'make_job', 'launch', 'stop', 'progress', 'Status', 'shown', 'ReportFailed', 'clear_run', 'finish_process',
+           'run_report']
 
 # %% ../../nbs/core/16_reports.ipynb #6d7d1b81
-import ast, fcntl, io, json, os, re, shutil, signal, subprocess, sys, time, tokenize, traceback
+import ast, fcntl, io, json, os, re, shlex, shutil, signal, subprocess, sys, time, tokenize, traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,6 +100,21 @@ def parameter_model(report: str | Path) -> type[Config]:
     "A configuration class with the parameters of a report as its fields."
     fields = {p.name: (p.type, Field(p.default, description=p.help)) for p in report_parameters(report).values()}
     return create_model(f"Parameters_{find_report(report).stem}", __base__=Config, **fields)
+
+def changed_options(
+    report: str | Path,
+    options: Config,    # of a run of it; names that are no parameters of the report are left out
+) -> dict[str, Any]:    # JSON values
+    "The options in which a run differs from the report's own defaults, which need not be its chapter's."
+    defaults = parameter_model(report).model_fields
+    return {k: v for k, v in options.model_dump(mode="json").items() if k in defaults and v != defaults[k].default}
+
+def report_command(report: str | Path, options: Config) -> str:
+    "The command that makes a run with these options again."
+    def text(v: Any) -> str:
+        if isinstance(v, str): return v
+        return ",".join(map(str, v)) if isinstance(v, list) and v and not any("," in str(x) for x in v) else json.dumps(v, ensure_ascii=False)
+    return " ".join([f"vfmkd report {find_report(report).stem}", *(f"--{k.replace('_', '-')} {shlex.quote(text(v))}" for k, v in changed_options(report, options).items())])
 
 # %% ../../nbs/core/16_reports.ipynb #4b11bc62
 @dataclass(frozen=True)
