@@ -67,7 +67,7 @@ def test_a_run_opens_and_is_legible(report, tmp_path, monkeypatch):
         page.evaluate("() => window.jupyterapp.commands.execute('apputils:change-theme', { theme: 'JupyterLab Light' })")
         page.wait_for_timeout(1500)
         picture = Image.open(io.BytesIO(area.screenshot())).convert("RGB")
-        picture.thumbnail((960, 2000), Image.Resampling.LANCZOS)
-        picture.save(Path(os.environ.get("VFMKD_PICTURES") or tmp_path) / f"widget_{re.sub('_detector', '', report)}.jpg", quality=80, optimize=True)
+        picture.thumbnail((720, 2000), Image.Resampling.LANCZOS)
+        picture.save(Path(os.environ.get("VFMKD_PICTURES") or tmp_path) / f"widget_{re.sub('_detector', '', report)}.jpg", quality=72, optimize=True)
         assert page.locator(".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.stderr']").count() == 0
         assert not outside, f"asked for {outside[:3]}"

@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
-from hashlib import blake2b
 from html import escape
 from io import BytesIO
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -41,19 +41,18 @@ class Layer:
 
     @cached_property
     def packed(self) -> tuple[dict[str, Any], dict[str, bytes]]:
-        "What the browser gets: an entry that names bytes by key, and the bytes; made once, so a layer that stays is kept and shown again. Raises `BadInput` for pictures and values of other shapes."
+        "What the browser gets: an entry, and the bytes of its image and values; made once, so a layer that stays is kept and shown again. Raises `BadInput` for pictures and values of other shapes."
         p, v = np.ascontiguousarray(self.picture), self.values
         if p.dtype != np.uint8 or p.ndim != 3 or p.shape[2] not in (3, 4): raise BadInput(f"layer {self.name!r} has shape {p.shape} of {p.dtype}, expected (H, W, 3) or (H, W, 4) of uint8.")
         if v is not None and np.ndim(v) != 2: raise BadInput(f"the values of layer {self.name!r} have shape {np.shape(v)}, expected (h, w).")
         photo = p.shape[2] == 3 and min(p.shape[:2]) > 128                               # maps stay exact; photographs are small
         parts = {"image": jpeg_bytes(p, 92) if photo else _quick_png(p), **({} if v is None else {"values": np.ascontiguousarray(v, np.float32).tobytes()})}
-        keys = {part: blake2b(data, digest_size=12).hexdigest() for part, data in parts.items()}
-        return {"name": self.name, "opacity": self.opacity, **keys, **({} if v is None else {"shape": list(np.shape(v))})}, {keys[part]: data for part, data in parts.items()}
+        return {"name": self.name, "opacity": self.opacity, **({} if v is None else {"shape": list(np.shape(v))})}, parts
 
 def _quick_png(picture: np.ndarray) -> bytes:
     "A PNG (H, W, 3 or 4) that is written fast rather than small; one colour in changing opacity is a palette, a byte a pixel."
-    out, more, image = BytesIO(), {}, None
-    if picture.shape[2] == 4 and picture.size and (picture[..., :3] == picture[0, 0, :3]).all():
+    picture, out, more, image = np.ascontiguousarray(picture), BytesIO(), {}, None
+    if picture.shape[2] == 4 and picture.size and not ((picture.view("<u4") ^ picture[:1, :1].view("<u4")) & 0xFFFFFF).any():
         image, more = Image.fromarray(picture[..., 3]), {"transparency": bytes(range(256))}
         image.putpalette(picture[0, 0, :3].tolist() * 256)
     (image or Image.fromarray(picture)).save(out, "PNG", compress_level=1, **more)
@@ -261,6 +260,8 @@ function render({ model, el }) {
 export default { render };
 """
 
+_COUNT = count()  # keys of bytes
+
 class Canvas(anywidget.AnyWidget):
     "Panels of layered pictures with one zoom, and boxes over them; every coordinate is in pixels of `frame`."
     _esm, _css = _SCRIPT, _STYLE
@@ -288,8 +289,14 @@ class Canvas(anywidget.AnyWidget):
         "Show other pictures. Raises `BadInput` for a panel without a layer."
         for title, layers in panels.items():
             if not layers: raise BadInput(f"panel {title!r} has no layer.")
-        packed = [{"title": title, "layers": [layer.packed[0] for layer in layers]} for title, layers in panels.items()]
-        blobs = {key: data for layers in panels.values() for layer in layers for key, data in layer.packed[1].items()}
+        keys, blobs = {data: key for key, data in self.blobs.items()}, {}
+        def told(layer: Layer) -> dict[str, Any]:
+            "The layer's entry with keys in place of its bytes; bytes that are there keep theirs."
+            entry, parts = layer.packed
+            found = {part: keys.setdefault(data, str(next(_COUNT))) for part, data in parts.items()}
+            blobs.update(zip(found.values(), parts.values()))
+            return {**entry, **found}
+        packed = [{"title": title, "layers": [told(layer) for layer in layers]} for title, layers in panels.items()]
         self.content, self._new = {title: list(layers) for title, layers in panels.items()}, blobs.keys() - self.blobs.keys()
         with self.hold_sync(): self.frame, self.blobs, self.panels = [int(n) for n in frame], blobs, packed
 
