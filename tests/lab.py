@@ -62,7 +62,7 @@ def server(folder: Path):
         process.wait(30)
 
 
-def _answer(page) -> None:
+def answer_dialog(page) -> None:
     """Accept a question that JupyterLab asks on a slow machine, such as which kernel is meant."""
     if (dialog := page.locator(".jp-Dialog")).count():
         print("JupyterLab asks:", " ".join(dialog.first.inner_text().split()))
@@ -76,7 +76,7 @@ def _run_all(page, cells: int, limit: float) -> None:
         while not page.evaluate(f"() => {model}.executionCount || {model}.executionState === 'running'"):
             if time.monotonic() > end:
                 raise TimeoutError(f"cell {k} did not start within {limit} s: kernel {page.evaluate(KERNEL)}")
-            _answer(page)
+            answer_dialog(page)
             page.evaluate(f"() => {{ const n = window.jupyterapp.shell.currentWidget.content; n.activeCellIndex = {k}; n.mode = 'command'; n.node.focus(); }}")
             page.keyboard.press("Control+Enter")
             page.wait_for_timeout(3000)

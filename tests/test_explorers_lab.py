@@ -26,7 +26,7 @@ CONTRAST = """() => {
   const seen = {};
   for (const what of ['.vfmkd-help', '.vfmkd-bar label', '.vfmkd-grid figcaption', '.vfmkd-rows th button', '.vfmkd-rows td', '.widget-label', '.widget-html-content', '.jupyter-button', 'select'])
     for (const e of document.querySelectorAll(`.jp-OutputArea ${what}`)) if (e.innerText.trim()) {
-      const a = light(getComputedStyle(e).color), b = light(ground(e)), ratio = (Math.max(a, b) + .05) / (Math.min(a, b) + .05) * 1;
+      const a = light(getComputedStyle(e).color), b = light(ground(e)), ratio = (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
       seen[what] = Math.min(seen[what] ?? 99, ratio);
     }
   return seen;

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from lab import CHROMIUM, FLAGS, READY, _answer, shot
+from lab import CHROMIUM, FLAGS, READY, answer_dialog, shot
 
 ROOT = Path(__file__).parents[1]
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not CHROMIUM.exists(), reason="no /usr/bin/chromium")]
@@ -57,7 +57,7 @@ def ready(page, path: str) -> None:
     end = time.monotonic() + 180
     while not page.evaluate(READY):
         assert time.monotonic() < end, f"the kernel of {path} is not ready"
-        _answer(page)
+        answer_dialog(page)
         page.wait_for_timeout(500)
 
 

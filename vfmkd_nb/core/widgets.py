@@ -65,7 +65,9 @@ def tint(
 ) -> np.ndarray:                                        # (H, W, 4) uint8
     "A mask as a picture of one colour, to lay over another."
     opacity = np.asarray(mask, dtype=float).clip(0, 1) * alpha
-    return np.dstack([np.broadcast_to(np.array(colour, np.uint8), (*opacity.shape, 3)), (opacity * 255).round().astype(np.uint8)])
+    out = np.empty((*opacity.shape, 4), np.uint8)
+    out[..., :3], out[..., 3] = colour, (opacity * 255).round()
+    return out
 
 def difference(
     name: str,
