@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['STOPPED', 'Task', 'TrainConfig', 'param_groups', 'make_optimizer', 'lr_at', 'reseed', 'Stopped', 'StopFlag',
-           'FitError', 'Run', 'to_device', 'compile_in_place', 'flat_loss', 'eval_mode', 'evaluate', 'FitResult', 'fit']
+           'FitError', 'Run', 'to_device', 'compile_in_place', 'pages_kept', 'flat_loss', 'eval_mode', 'evaluate',
+           'FitResult', 'fit']
 
 # %% ../../nbs/core/13_train.ipynb #ac6db6c6
-import copy, math, multiprocessing, os, random, re, shutil, signal, sys, threading, time
+import copy, ctypes, math, multiprocessing, os, random, re, shutil, signal, sys, threading, time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -266,6 +267,26 @@ def _fabric(config: TrainConfig) -> Fabric:
     strategy = f"{name}_find_unused_parameters_true" if config.unused_parameters else name
     nodes = int(os.environ["WORLD_SIZE"])//config.devices if started else 1
     return Fabric(accelerator=config.accelerator, devices=config.devices, num_nodes=nodes, strategy=strategy if config.devices*nodes > 1 else "auto", precision=config.precision)
+
+# %% ../../nbs/core/13_train.ipynb #105d572a
+_TRIM, _MMAP = -1, -3  # malloc.h: M_TRIM_THRESHOLD and M_MMAP_THRESHOLD
+
+@contextmanager
+def pages_kept() -> Iterator[bool]: # whether anything is done
+    """Within, the C library keeps the memory that the process frees, for what it will ask for next. On Linux with glibc; elsewhere, and where the environment sets malloc's thresholds itself, nothing is done.
+    Source: the GNU C library's manual, "Malloc Tunable Parameters"."""
+    glibc = "CS_GNU_LIBC_VERSION" in getattr(os, "confstr_names", {}) and (os.confstr("CS_GNU_LIBC_VERSION") or "").startswith("glibc")
+    asked = os.environ.keys() & {"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"} or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "")
+    if not glibc or asked:
+        yield False
+        return
+    libc = ctypes.CDLL(None)
+    libc.mallopt(_MMAP, 2**25)     # larger blocks come from the system and go back to it: the limit of glibc's own adjustment
+    libc.mallopt(_TRIM, 2**31 - 1) # an int
+    try: yield True
+    finally:
+        libc.mallopt(_TRIM, 2**26) # where glibc's own adjustment ends: twice the largest block
+        libc.malloc_trim(0)
 
 # %% ../../nbs/core/13_train.ipynb #6ca23735
 def _backward(run: Run, batches: Iterator[dict], plan: Batches, first: int, count: int) -> tuple[list[str], Tensor, list[str]]:
@@ -556,6 +577,7 @@ def _train(fabric: Fabric, task: Task, train: Samples, val: Samples | None, conf
         if run.first: _begin_again(run_dir) if not resume else sweep(run_dir/"checkpoints")
         fabric.barrier()
         run.data = {"n": len(train), "ids": digest([train.sample_id(i) for i in range(len(train))])}
+        if fabric.device.type == "cpu": stack.enter_context(pages_kept())
         if config.channels_last: task.model.to(memory_format=torch.channels_last)
         if config.compile: compile_in_place(task.model)
         run.optimizer = make_optimizer(task.model, config, getattr(task, "fused_optimizer", False) and config.precision != "16-mixed")

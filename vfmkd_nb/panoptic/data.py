@@ -6,7 +6,7 @@
 __all__ = ['PanopticConfig', 'read_data', 'load_feature_teacher', 'augment', 'PanopticSamples', 'make_samples']
 
 # %% ../../nbs/panoptic/05_data.ipynb #1b8effc0
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -81,7 +81,7 @@ class PanopticConfig(TrainConfig):
     overlap_threshold: float = Field(0.5, ge=0, le=1) # share of its claim that a segment must keep
     small_area: int = Field(16, ge=0)               # pixels of the image as given to the network; smaller segments are dropped
     top_k: int = Field(100, ge=1)                   # peaks an image
-    memory_mib: int = Field(2048, ge=0)             # decoded images are kept in memory up to this size
+    memory_mib: int = Field(2048, ge=0)             # decoded images and their targets are kept in memory up to this size
 
     @field_validator("fusion")
     @classmethod
@@ -156,21 +156,30 @@ class PanopticSamples:
         except (UnreadableImage, SizeMismatch, BadRecord) as e: raise BadInput(f"image {record.path.name}: {e}") from None
         stretch = Stretch(Frame(record.height, record.width), self.config.image_size)
         made = stretch.image(image), stretch.id_map(torch.from_numpy(own.astype(np.int64))), own
-        size = made[0].nbytes + made[1].nbytes + own.nbytes
-        if self._bytes + size <= self.config.memory_mib * 2**20: self._kept[record.path], self._bytes = made, self._bytes + size
+        return self._keep(record.path, made, sum(x.nbytes for x in made))
+
+    def _keep(self, key: Hashable, made: Any, size: int) -> Any:
+        "What was made, remembered while there is room for its bytes."
+        if self._bytes + size <= self.config.memory_mib * 2**20: self._kept[key], self._bytes = made, self._bytes + size
         return made
+
+    def _targets(self, record: PanopticRecord, ids: Tensor, view: str, cells: int) -> Targets:
+        "What ids (S, S) ask for on a grid of `cells`²; remembered for the views \"plain\" and \"mirrored\", which come again."
+        if found := self._kept.get(key := (record.path, view, cells)): return found
+        made = make_targets(ids.numpy(), record.segments_info, self.index, self.things, (cells, cells), self.config.stuff_parts, self.config.centre_overlap)
+        return made if view == "cropped" else self._keep(key, made, made.heat.nbytes + made.masks.nbytes + made.valid.nbytes)
 
     def get(self, i: int, rng: torch.Generator | None) -> dict[str, Any]:
         "Sample `i`, augmented if a generator is given (draws come from torch's own, which the loader seeds per sample). Raises `BadInput`."
         record = self.data.images[i]
         image, ids, own = self._read(record)
         augmented = self.training and rng is not None
-        mirrored = False
-        if augmented: image, ids, mirrored = augment(image, ids, self.config.flip, 1.0 if self.teacher else self.config.crop)
+        mirrored, crop = False, 1.0 if self.teacher or not augmented else self.config.crop
+        if augmented: image, ids, mirrored = augment(image, ids, self.config.flip, crop)
+        view = "cropped" if crop < 1 else "mirrored" if mirrored else "plain"
         grid = int(self.config.image_size * self.config.input_scale) // 4
-        asked = lambda cells: make_targets(ids.numpy(), record.segments_info, self.index, self.things, (cells, cells), self.config.stuff_parts, self.config.centre_overlap)
-        out = {"image": image.float() / 255, "targets": asked(grid), "features": self._features(record, image, mirrored)}
-        if self.training and self.config.resolution_path == "both": out["targets_full"] = asked(self.config.image_size // 4)
+        out = {"image": image.float() / 255, "targets": self._targets(record, ids, view, grid), "features": self._features(record, image, mirrored)}
+        if self.training and self.config.resolution_path == "both": out["targets_full"] = self._targets(record, ids, view, self.config.image_size // 4)
         return out if self.training else {**out, "ids_map": torch.from_numpy(own), "segments": record.segments_info}
 
     def _features(self, record: PanopticRecord, image: Tensor, mirrored: bool) -> dict[str, Tensor]:
