@@ -582,6 +582,7 @@ def _train(fabric: Fabric, task: Task, train: Samples, val: Samples | None, conf
         if config.compile: compile_in_place(task.model)
         run.optimizer = make_optimizer(task.model, config, getattr(task, "fused_optimizer", False) and config.precision != "16-mixed")
         run.module, _ = fabric.setup(_Losses(task), run.optimizer)
+        if fabric.world_size == 1 and config.precision == "32-true": run.module = run.module.module  # nothing to cast or to exchange, which the wrapper would look for in every step
         _restore(run)
         if run.first: stack.callback(lambda: (run.log.close(), run.board.close()))
         if lock and lock.stale: _say(run, f"notice: process {lock.stale.get('pid')} died while it held this folder, which was taken over")
