@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=2 python tests/bench/bench_panoptic_quality.py [easy|hard …] [seed …]
 
-PQ is of 128 validation scenes; the options were chosen on the first 32 of them. The time that counts is the smaller of the clock and of the processor time per thread: on a quiet machine they are equal (a thread that waits for the other spins), on a busy one the clock measures the others.
+PQ is of 128 validation scenes; step and learning rate of the hard set were chosen on the first 32 of them. The time that counts is the smaller of the clock and of the processor time per thread: on a quiet machine they are equal (a thread that waits for the other spins), on a busy one the clock measures the others.
 """
 import statistics
 import sys
